@@ -1,0 +1,158 @@
+"""From the nearest candidates to the one that may be served, or the reason why none may."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mneme._core.freshness import freshness
+from mneme.records import Candidate, Entry, Hit, Layer, MissReason, Verdict
+from mneme.types import Confidence, Guard, Validator
+
+__all__ = ["Choice", "Rules", "Unusable", "as_hit", "choose"]
+
+
+class Unusable(Exception):
+    """An entry that may not be served; ``reason`` is the miss it makes."""
+
+    def __init__(self, reason: MissReason, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason: MissReason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a candidate must pass: cosine, guards, validator and confidence."""
+
+    threshold: float
+    guards: tuple[Guard, ...] = ()
+    validator: Validator | None = None
+    confidence_fn: Confidence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """
+    The outcome: ``hit`` to serve, or ``reason`` why there is none.
+
+    ``stale`` is the best candidate that only its age kept from being a hit;
+    ``verdicts`` has one line for each candidate that was looked at.
+    """
+
+    hit: Hit | None
+    entry: Entry | None
+    reason: MissReason
+    nearest_similarity: float | None
+    stale: Hit | None
+    verdicts: tuple[Verdict, ...]
+
+
+def choose(
+    asked: str,
+    candidates: Sequence[Candidate],
+    rules: Rules,
+    *,
+    now: float,
+    decode: Callable[[Entry], Any],
+) -> Choice:
+    """
+    The first candidate, best first, that passes every rule and is fresh.
+
+    The reason of a miss is that of the best candidate, the one a reader asks about.
+    """
+    verdicts: list[Verdict] = []
+    stale: Hit | None = None
+    taken: tuple[Hit, Entry] | None = None
+    for candidate in candidates:
+        entry, similarity = candidate.entry, candidate.similarity
+        reason: MissReason | None = None
+        detail = ""
+        try:
+            hit = _judge(asked, candidate, rules, now=now, decode=decode)
+            if hit.ttl_seconds is not None and hit.ttl_seconds <= 0:
+                reason = "stale"
+                stale = stale or hit
+            else:
+                taken = hit, entry
+        except Unusable as refused:
+            reason, detail = refused.reason, refused.detail
+        verdicts.append(Verdict(entry.prompt, similarity, reason, detail))
+        if taken:
+            break
+    refused_best = [verdict for verdict in verdicts if verdict.reason is not None]
+    first = refused_best[0] if refused_best else None
+    return Choice(
+        hit=taken[0] if taken else None,
+        entry=taken[1] if taken else None,
+        reason=(first.reason if first else None) or "absent",
+        nearest_similarity=first.similarity if first else None,
+        stale=stale,
+        verdicts=tuple(verdicts),
+    )
+
+
+def _judge(
+    asked: str,
+    candidate: Candidate,
+    rules: Rules,
+    *,
+    now: float,
+    decode: Callable[[Entry], Any],
+) -> Hit:
+    entry, similarity = candidate.entry, candidate.similarity
+    # Written so that a NaN similarity is refused too.
+    if not similarity >= rules.threshold:
+        raise Unusable("below_threshold")
+    for guard in rules.guards:
+        if (why := guard(asked, entry.prompt)) is not None:
+            raise Unusable("guarded", why)
+    return as_hit(entry, similarity, "semantic", rules, now=now, decode=decode)
+
+
+def as_hit(
+    entry: Entry,
+    similarity: float,
+    layer: Layer,
+    rules: Rules,
+    *,
+    now: float,
+    decode: Callable[[Entry], Any],
+) -> Hit:
+    """
+    The entry as an answer, once age, validator and confidence allow it.
+
+    A stale entry gives a hit with ``ttl_seconds`` of zero or less: the caller decides.
+
+    Raises:
+        Unusable: expired, undecodable, refused by the validator, or not confident enough.
+    """
+    expires_at = entry.expires_at
+    if expires_at is not None and freshness(now, expires_at, entry.dies_at) == "expired":
+        raise Unusable("expired")
+    response = decode(entry)
+    if rules.validator is not None and not rules.validator(response):
+        raise Unusable("invalid")
+    age = now - entry.created_at
+    if age < 0.0:
+        age = 0.0
+    metadata = {} if entry.metadata == "{}" else json.loads(entry.metadata)
+    confidence = similarity
+    if rules.confidence_fn is not None:
+        confidence = float(rules.confidence_fn(similarity, age, metadata))
+        if math.isnan(confidence) or confidence < rules.threshold:
+            raise Unusable("low_confidence", f"confidence {confidence:.4f}")
+    return Hit(
+        response,
+        similarity,
+        confidence,
+        age,
+        layer,
+        entry.namespace,
+        metadata,
+        entry.prompt,
+        None if expires_at is None else expires_at - now,
+    )

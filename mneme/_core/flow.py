@@ -1,0 +1,312 @@
+"""
+THE order of steps: what happens first, next, and when something fails.
+
+Every function here is one straight line over a port. `drive` runs it to its end without a
+loop where the port blocks; asyncio and trio await it where the port suspends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from mneme import context
+from mneme._core.core import Core, Unkeepable
+from mneme._core.flights import Ending, Flight
+from mneme._core.keys import Ask
+from mneme._core.vectors import as_unit, as_units
+from mneme.errors import (
+    CorruptCacheError,
+    EmbedderDimensionError,
+    EmbeddingError,
+    MultiProcessLockError,
+    NamespaceQuotaExceededError,
+    StoreBackendError,
+)
+from mneme.records import Candidate, Entry, Explanation, Hit, Identity, Miss, Partition, Terms
+from mneme.records import Vector as UnitVector
+
+__all__ = ["Port", "explain", "fill", "look", "look_many", "put", "put_many", "through"]
+
+T = TypeVar("T")
+Call = Callable[[], Awaitable[T]]
+
+EMBEDDER_WEATHER = (EmbeddingError, EmbedderDimensionError)
+STORE_WEATHER = (StoreBackendError, CorruptCacheError, MultiProcessLockError)
+NOT_KEPT = (*EMBEDDER_WEATHER, *STORE_WEATHER, NamespaceQuotaExceededError, Unkeepable)
+
+
+class Port(Protocol):
+    """How things are done: blocking the thread, or suspending the task."""
+
+    @property
+    def core(self) -> Core: ...
+
+    async def ready(self) -> None: ...
+
+    async def catch_up(self) -> None: ...
+
+    async def embed(self, text: str) -> Any: ...
+
+    async def embed_many(self, texts: Sequence[str]) -> Any: ...
+
+    async def near(self, partition: Partition, vector: UnitVector) -> Sequence[Candidate]: ...
+
+    async def commit(self, puts: Sequence[Entry], removed: Sequence[Identity] = ()) -> int: ...
+
+    async def follow(self, flight: Flight) -> None: ...
+
+    @property
+    def may_wait(self) -> bool: ...
+
+    def in_background(self, job: Callable[[], Coroutine[Any, Any, object]]) -> bool: ...
+
+
+async def look(port: Port, ask: Ask, vector: Any = None) -> Hit | Miss:
+    """The exact layer, then the semantic one; what is down is a miss."""
+    outcome = await _settled(port, ask)
+    if outcome is None:
+        outcome = await _compare(port, ask, vector)
+    return port.core.told(outcome)
+
+
+async def look_many(
+    port: Port, asks: Sequence[Ask], vectors: Sequence[Any] | None = None
+) -> list[Hit | Miss]:
+    """`look` for each, with one embedder batch for all that the exact layer does not know."""
+    core = port.core
+    found = [await _settled(port, ask) for ask in asks]
+    lacking = [at for at, ask in enumerate(asks) if found[at] is None and ask.semantic]
+    units: dict[int, Any] = {}
+    if vectors is not None:
+        units = {at: vectors[at] for at in lacking}
+    else:
+        try:
+            batch = await _embed_many(port, [asks[at].prompt for at in lacking])
+            units = dict(zip(lacking, batch, strict=True))
+        except EMBEDDER_WEATHER as exc:
+            for at in lacking:
+                found[at] = _without_embedder(core, asks[at], exc)
+    outcomes = []
+    for at, outcome in enumerate(found):
+        if outcome is None:
+            outcome = await _compare(port, asks[at], units.get(at))
+        outcomes.append(core.told(outcome))
+    return outcomes
+
+
+async def explain(port: Port, ask: Ask, vector: Any = None) -> Explanation:
+    """What `look` would answer now and why; counts nothing."""
+    core = port.core
+    outcome = await _settled(port, ask)
+    candidates: Sequence[Candidate] = ()
+    if ask.semantic:
+        try:
+            unit = await _unit(port, ask, vector)
+        except EMBEDDER_WEATHER:
+            outcome = outcome if outcome is not None else core.miss(ask, "embedder_failed")
+        else:
+            candidates = await port.near(ask.partition, unit)
+            outcome = outcome if outcome is not None else core.judge(ask, unit, candidates)
+    elif outcome is None:
+        outcome = core.miss(ask, "exact_only")
+    return core.explanation(ask, outcome, candidates)
+
+
+async def put(port: Port, ask: Ask, response: Any, *, vector: Any = None, terms: Terms) -> bool:
+    """Store an answer; False if it is not to be kept. What fails raises."""
+    return await put_many(port, [(ask, response)], [vector], terms) == 1
+
+
+async def put_many(
+    port: Port, pairs: Sequence[tuple[Ask, Any]], vectors: Sequence[Any], terms: Terms
+) -> int:
+    """Store answers in one embedder batch and one transaction; how many were kept."""
+    await port.ready()
+    core = port.core
+    if context.current_mode.get() == "bypass":
+        return 0
+    drafts = []
+    for (ask, response), vector in zip(pairs, vectors, strict=True):
+        if (draft := core.draft(ask, response, terms)) is not None:
+            drafts.append((ask, draft, vector))
+    lacking = [ask.prompt for ask, _, vector in drafts if vector is None and ask.semantic]
+    units = iter(await _embed_many(port, lacking))
+    entries = []
+    for ask, draft, vector in drafts:
+        unit = None
+        if ask.semantic:
+            unit = next(units) if vector is None else as_unit(vector, core.dim)
+        entries.append(replace(draft, vector=unit))
+    await port.commit(entries)
+    return len(entries)
+
+
+async def fill(port: Port, miss: Miss, response: Any, terms: Terms) -> bool:
+    """Store the answer to a miss if that is possible now; the caller has it either way."""
+    core, ask = port.core, miss.ask
+    try:
+        return await put(port, ask, response, vector=miss.vector, terms=terms)
+    except NOT_KEPT as exc:
+        part = "embedder" if isinstance(exc, EMBEDDER_WEATHER) else "store"
+        core.tally.failed_open(part, ask.namespace, exc, core.clock())
+        return False
+
+
+async def through(
+    port: Port,
+    ask: Ask,
+    call: Call[Any],
+    terms: Terms,
+    *,
+    admit: Callable[[Any], bool] | None = None,
+    single_flight: bool = True,
+) -> Any:
+    """The answer: from the cache, from an equal call that is running, or from `call`."""
+    core = port.core
+    outcome = await _settled(port, ask)
+    if isinstance(outcome, Hit):
+        core.tally.hit(outcome)
+        return outcome.response
+    work = _Work(port, ask, call, terms, admit)
+    if outcome is not None and outcome.reason == "bypass":
+        core.told(outcome)
+        return await call()
+    if outcome is not None or not single_flight:
+        return await work.alone(outcome)
+    return await work.together()
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One call that the exact layer could not answer."""
+
+    port: Port
+    ask: Ask
+    call: Call[Any]
+    terms: Terms
+    admit: Callable[[Any], bool] | None
+
+    async def together(self) -> Any:
+        """Lead the flight of this question, or wait for the one that is on its way."""
+        core, ask = self.port.core, self.ask
+        while True:
+            flight, leads = core.flights.board(ask.identity, may_wait=self.port.may_wait)
+            if flight is None:
+                return await self.alone()
+            if leads:
+                with core.flights.leading(flight):
+                    return await self.alone(core.recall(ask), flight)
+            await self.port.follow(flight)
+            if flight.ending == "answered" and isinstance(flight.found, Hit):
+                core.told(flight.found)
+                return flight.found.response
+            if flight.ending == "failed":
+                found = flight.found
+                return await self.alone(
+                    replace(found, ask=ask) if isinstance(found, Miss) else None
+                )
+            if flight.ending == "filled":
+                return await self.alone(core.recall(ask))
+
+    async def alone(self, found: Hit | Miss | None = None, flight: Flight | None = None) -> Any:
+        """Compare, and on a miss call; `flight` is the one this caller leads."""
+        core = self.port.core
+        if found is None:
+            found = await _compare(self.port, self.ask)
+        core.told(found)
+        if isinstance(found, Hit):
+            self._land(flight, "answered", found)
+            return found.response
+        stale = found.stale
+        if stale is not None and _is_within(stale, self.terms.stale_for):
+            self._land(flight, "answered", stale)
+            if self.port.in_background(self.renew):
+                return stale.response
+        if flight is not None:
+            flight.found = found
+        try:
+            value = await self.call()
+        except Exception as exc:
+            if stale is None or not _is_within(stale, self.terms.stale_if_error):
+                raise
+            core.tally.failed_open("function", self.ask.namespace, exc, core.clock())
+            return stale.response
+        if (self.admit is None or self.admit(value)) and await fill(
+            self.port, found, value, self.terms
+        ):
+            self._land(flight, "filled", None)
+        return value
+
+    async def renew(self) -> None:
+        """Call and overwrite, unless somebody is already at it; nobody waits for this."""
+        core, ask = self.port.core, self.ask
+        flight, leads = core.flights.board(ask.identity, may_wait=False)
+        if flight is None or not leads:
+            return
+        try:
+            with core.flights.leading(flight):
+                value = await self.call()
+                miss = core.miss(ask, "stale")
+                if (self.admit is None or self.admit(value)) and await fill(
+                    self.port, miss, value, self.terms
+                ):
+                    core.flights.land(flight, "filled")
+        except Exception as exc:
+            core.tally.failed_open("refresh", ask.namespace, exc, core.clock())
+
+    def _land(self, flight: Flight | None, ending: Ending, found: Hit | None) -> None:
+        if flight is not None:
+            self.port.core.flights.land(flight, ending, found)
+
+
+async def _settled(port: Port, ask: Ask) -> Hit | Miss | None:
+    """What needs no vector: the exact layer's hit, or why there is nothing to look in."""
+    core = port.core
+    mode = context.current_mode.get()
+    if mode != "serve":
+        return core.miss(ask, mode)
+    if not core.is_open:
+        await port.ready()
+    if core.is_behind():
+        try:
+            await port.catch_up()
+        except STORE_WEATHER as exc:
+            core.tally.failed_open("store", ask.namespace, exc, core.clock())
+            return core.miss(ask, "store_failed")
+    return core.recall(ask)
+
+
+async def _compare(port: Port, ask: Ask, vector: Any = None) -> Hit | Miss:
+    """The semantic layer's word."""
+    core = port.core
+    if not ask.semantic:
+        return core.miss(ask, "exact_only")
+    try:
+        unit = await _unit(port, ask, vector)
+    except EMBEDDER_WEATHER as exc:
+        return _without_embedder(core, ask, exc)
+    return core.judge(ask, unit, await port.near(ask.partition, unit))
+
+
+async def _unit(port: Port, ask: Ask, vector: Any) -> UnitVector:
+    raw = vector if vector is not None else await port.embed(ask.prompt)
+    return as_unit(raw, port.core.dim)
+
+
+async def _embed_many(port: Port, texts: Sequence[str]) -> list[UnitVector]:
+    if not texts:
+        return []
+    if len(texts) == 1:
+        return [as_unit(await port.embed(texts[0]), port.core.dim)]
+    return as_units(await port.embed_many(texts), len(texts), port.core.dim)
+
+
+def _is_within(stale: Hit, window: float) -> bool:
+    return stale.ttl_seconds is not None and -stale.ttl_seconds < window
+
+
+def _without_embedder(core: Core, ask: Ask, exc: Exception) -> Miss:
+    core.tally.failed_open("embedder", ask.namespace, exc, core.clock())
+    return core.miss(ask, "embedder_failed")

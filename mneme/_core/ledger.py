@@ -1,0 +1,195 @@
+"""
+What is live: every entry by identity, in the order in which it may have to go.
+
+Eviction is second chance (Corbató 1968; also called CLOCK): entries stand in a queue by age,
+a hit sets one bit, and the entry at the head goes unless its bit is set, in which case the
+bit is cleared and it moves to the tail. It keeps what is used, as LRU does, but a hit writes
+one attribute and moves nothing, so lookups need no lock.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from mneme.records import Entry, Identity, Key, Partition
+
+__all__ = ["Ledger", "Record"]
+
+_OVERHEAD = 600
+"""Bytes of Python objects around one entry's text and vector, measured with `tracemalloc`."""
+
+
+class Record:
+    """An entry and whether it was used since the eviction hand last passed it."""
+
+    __slots__ = ("entry", "used")
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.used = False
+
+
+Queue = OrderedDict[Identity, Record]
+
+
+class Ledger:
+    """
+    The live entries. Not locked: the core serializes writers; readers only use `recall`,
+    `find` and `records`, which are single dictionary operations.
+    """
+
+    def __init__(
+        self, max_entries: int | None = None, quotas: Mapping[str, int] | None = None
+    ) -> None:
+        self.max_entries = max_entries
+        self._live: Queue = OrderedDict()
+        self._by_prompt: dict[Partition, dict[str, Record]] = {}
+        self._by_key: dict[Partition, dict[Key, Record]] = {}
+        self._sizes: dict[str, int] = {}
+        self._bytes: dict[str, int] = {}
+        self._partitions: dict[str, set[Partition]] = {}
+        self.quotas: dict[str, int] = {}
+        self._queues: dict[str, Queue] = {}
+        for namespace, quota in (quotas or {}).items():
+            self.set_quota(namespace, quota)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def recall(self, partition: Partition, prompt: str) -> Record | None:
+        """The record of exactly this prompt, before any normalizing."""
+        shelf = self._by_prompt.get(partition)
+        return shelf.get(prompt) if shelf is not None else None
+
+    def find(self, partition: Partition, key: Key) -> Record | None:
+        shelf = self._by_key.get(partition)
+        return shelf.get(key) if shelf is not None else None
+
+    def records(self) -> list[Record]:
+        """A snapshot of all records, oldest first."""
+        return list(self._live.values())
+
+    def partitions(self, namespace: str) -> set[Partition]:
+        return set(self._partitions.get(namespace, ()))
+
+    def namespaces(self) -> list[str]:
+        return sorted(name for name, size in self._sizes.items() if size)
+
+    def size(self, namespace: str | None = None) -> int:
+        return len(self._live) if namespace is None else self._sizes.get(namespace, 0)
+
+    def memory_bytes(self, namespace: str | None = None) -> int:
+        """An estimate of what the entries occupy, without the vectors that the index holds."""
+        if namespace is not None:
+            return self._bytes.get(namespace, 0)
+        return sum(self._bytes.values())
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def set_quota(self, namespace: str, quota: int | None) -> None:
+        """Limit `namespace` to `quota` entries; ``None`` lifts the limit."""
+        if quota is None:
+            self.quotas.pop(namespace, None)
+            self._queues.pop(namespace, None)
+            return
+        self.quotas[namespace] = quota
+        if namespace not in self._queues:
+            self._queues[namespace] = OrderedDict(
+                (identity, record)
+                for identity, record in self._live.items()
+                if record.entry.namespace == namespace
+            )
+
+    def put(self, entry: Entry) -> None:
+        """Make `entry` live, in place of an older one of its identity."""
+        self.remove(entry.identity)
+        record = Record(entry)
+        namespace, partition = entry.namespace, entry.partition
+        self._live[entry.identity] = record
+        self._by_prompt.setdefault(partition, {})[entry.prompt] = record
+        self._by_key.setdefault(partition, {})[entry.key] = record
+        self._partitions.setdefault(namespace, set()).add(partition)
+        self._sizes[namespace] = self._sizes.get(namespace, 0) + 1
+        self._bytes[namespace] = self._bytes.get(namespace, 0) + _weight(entry)
+        if (queue := self._queues.get(namespace)) is not None:
+            queue[entry.identity] = record
+
+    def remove(self, identity: Identity) -> Entry | None:
+        """Forget an entry; the entry that was live, if one was."""
+        record = self._live.pop(identity, None)
+        if record is None:
+            return None
+        entry = record.entry
+        namespace, partition = entry.namespace, entry.partition
+        by_prompt, by_key = self._by_prompt[partition], self._by_key[partition]
+        del by_key[entry.key]
+        if by_prompt.get(entry.prompt) is record:
+            del by_prompt[entry.prompt]
+        if not by_key:
+            del self._by_key[partition], self._by_prompt[partition]
+            self._partitions[namespace].discard(partition)
+        self._sizes[namespace] -= 1
+        self._bytes[namespace] -= _weight(entry)
+        if not self._sizes[namespace]:
+            del self._sizes[namespace], self._bytes[namespace], self._partitions[namespace]
+        if (queue := self._queues.get(namespace)) is not None:
+            queue.pop(identity, None)
+        return entry
+
+    def plan(
+        self, puts: Sequence[Entry], namespaces: Iterable[str] = ()
+    ) -> tuple[list[Entry], list[Identity]]:
+        """
+        What to keep of `puts`, and whom to evict so that every limit holds afterwards.
+
+        Of a batch that is larger than a limit the last ones are kept. Quotas are checked for
+        the namespaces of `puts` and for `namespaces`. Nothing is changed but second chances.
+        """
+        latest = {entry.identity: entry for entry in puts}
+        kept = list(latest.values())
+        for namespace in {entry.namespace for entry in kept} & self.quotas.keys():
+            own = [entry for entry in kept if entry.namespace == namespace]
+            surplus = {e.identity for e in own[: max(0, len(own) - self.quotas[namespace])]}
+            kept = [entry for entry in kept if entry.identity not in surplus]
+        if self.max_entries is not None:
+            kept = kept[max(0, len(kept) - self.max_entries) :]
+        spared = {entry.identity for entry in kept}
+        gone: dict[Identity, None] = {}
+        touched = {entry.namespace for entry in kept}.union(namespaces)
+        for namespace in sorted(touched & self.quotas.keys()):
+            quota = self.quotas[namespace]
+            coming = sum(
+                entry.namespace == namespace and entry.identity not in self._live for entry in kept
+            )
+            excess = self._sizes.get(namespace, 0) + coming - quota
+            gone.update(dict.fromkeys(self._victims(self._queues[namespace], excess, spared)))
+        if self.max_entries is not None:
+            coming = sum(entry.identity not in self._live for entry in kept)
+            excess = len(self._live) + coming - len(gone) - self.max_entries
+            gone.update(dict.fromkeys(self._victims(self._live, excess, spared | gone.keys())))
+        return kept, list(gone)
+
+    @staticmethod
+    def _victims(queue: Queue, count: int, spared: set[Identity]) -> Iterator[Identity]:
+        """`count` identities in eviction order. Two rounds at most: the first clears bits."""
+        left, looks = count, 2 * len(queue)
+        chosen: set[Identity] = set()
+        while left > 0 and looks > 0 and queue:
+            looks -= 1
+            identity, record = next(iter(queue.items()))
+            queue.move_to_end(identity)
+            if identity in spared or identity in chosen:
+                continue
+            if record.used:
+                record.used = False
+                continue
+            chosen.add(identity)
+            left -= 1
+            yield identity
+
+
+def _weight(entry: Entry) -> int:
+    return _OVERHEAD + len(entry.prompt) + len(entry.payload.data) + len(entry.metadata)

@@ -1,0 +1,103 @@
+"""
+Chat messages to what is asked and what it depends on.
+
+The text of the final user turn is the prompt. Everything before it, and every part of it that
+is not text (an image, a file), belongs to the partition: a follow-up like "yes, cancel it"
+only ever meets the same conversation. Where the last message is not a user's turn with text
+in it (a tool's result, an answer to go on with, a picture alone), only the exact layer may
+answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Asked", "are_messages", "split"]
+
+USER_ROLES = ("user", "human")
+TEXT_PARTS = ("text", "input_text")
+_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """
+    What a request asks: the `prompt` that is compared, and the `rest` that is hashed.
+
+    `semantic` is False where only an equal request may get the answer.
+    """
+
+    prompt: str
+    rest: object
+    semantic: bool = True
+
+
+def are_messages(value: object) -> bool:
+    """Whether `value` is a non-empty list of chat messages: each with a role and content."""
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(_field(one, "role") is not None for one in value)
+    )
+
+
+def split(messages: Sequence[Any]) -> Asked:
+    """
+    The question that a conversation ends with.
+
+    Raises:
+        TypeError: an item is no chat message.
+    """
+    plain = [_plain(message, at) for at, message in enumerate(messages)]
+    *earlier, last = plain
+    text, others = _text_of(last.get("content"))
+    if last["role"] in USER_ROLES and text.strip():
+        frame = {name: value for name, value in last.items() if name != "content"}
+        return Asked(text, [*earlier, {**frame, "content": others}])
+    return Asked(text if text.strip() else f"({last['role']})", plain, semantic=False)
+
+
+def _text_of(content: object) -> tuple[str, list[object]]:
+    """The text of a message's content, and the parts of it that are none, with their places."""
+    if isinstance(content, str):
+        return content, []
+    texts: list[str] = []
+    others: list[object] = []
+    parts = content if isinstance(content, (list, tuple)) else [content]
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        text = _field(part, "text")
+        if isinstance(text, str) and _field(part, "type") in TEXT_PARTS and _is_bare(part):
+            texts.append(text)
+        elif part is not None:
+            # How much text stands before a picture says which words speak of it.
+            others.append([len(texts), part])
+    return "\n".join(texts), others
+
+
+def _is_bare(part: object) -> bool:
+    """Whether a text part says no more than its text (cache marks say how, not what)."""
+    if not isinstance(part, Mapping):
+        return True
+    return all(name in ("type", "text", "cache_control") for name in part)
+
+
+def _plain(message: Any, at: int) -> dict[str, Any]:
+    if isinstance(message, Mapping):
+        fields = dict(message)
+    else:
+        fields = {name: getattr(message, name) for name in _FIELDS if getattr(message, name, None)}
+    if not isinstance(fields.get("role"), str):
+        raise TypeError(
+            f"messages[{at}] is {type(message).__name__}, not a chat message: it has no role. "
+            'Pass {"role": ..., "content": ...} or an object with these attributes.'
+        )
+    return fields
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)

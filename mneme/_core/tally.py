@@ -1,0 +1,115 @@
+"""What happened, told three ways: counters that are kept, events for a hook, `observe`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from mneme.context import observers
+from mneme.records import Hit, Miss
+from mneme.types import MetricsHook
+
+__all__ = ["Tally"]
+
+log = logging.getLogger("mneme")
+
+LOG_EVERY = 60.0
+"""Seconds between two log lines about the same kind of trouble."""
+
+_HITS = {"exact": "hits_exact", "semantic": "hits_semantic"}
+
+
+class Tally:
+    """Counters by (namespace, name), safe to add to from any thread."""
+
+    def __init__(self, hook: MetricsHook | None) -> None:
+        self._hook = hook
+        self._lock = threading.Lock()
+        self._saved: Counter[tuple[str, str]] = Counter()
+        self._unsaved: Counter[tuple[str, str]] = Counter()
+        self._logged: dict[str, float] = {}
+
+    def hit(self, found: Hit) -> None:
+        self.add(found.namespace, _HITS[found.layer])
+        if self._hook is not None:
+            self.tell(
+                "hit",
+                namespace=found.namespace,
+                layer=found.layer,
+                similarity=found.similarity,
+                age_seconds=found.age_seconds,
+            )
+        if seen := observers.get():
+            for outcomes in seen:
+                outcomes.append(found)
+
+    def miss(self, found: Miss) -> None:
+        if found.reason not in ("bypass", "refresh"):
+            self.add(found.namespace, "misses")
+        if self._hook is not None:
+            if found.reason == "guarded":
+                self.tell("guarded", namespace=found.namespace)
+            self.tell(
+                "miss",
+                namespace=found.namespace,
+                reason=found.reason,
+                similarity=found.nearest_similarity,
+            )
+        for outcomes in observers.get():
+            outcomes.append(found)
+
+    def gone(self, namespace: str, event: str, count: int) -> None:
+        """`count` entries were lost to ``eviction`` or had ``expired``."""
+        self.add(namespace, "evictions" if event == "eviction" else "expirations", count)
+        self.tell(event, namespace=namespace, count=count)
+
+    def failed_open(self, part: str, namespace: str, why: object, now: float) -> None:
+        """Something was down, and the call went on without it; logged once a minute a part."""
+        self.add(namespace, "failed_open")
+        self.tell("failed_open", namespace=namespace, part=part, error=type(why).__name__)
+        if now - self._logged.get(part, float("-inf")) >= LOG_EVERY:
+            self._logged[part] = now
+            log.warning("the %s failed, going on without it: %s", part, why)
+
+    def tell(self, event: str, **attrs: Any) -> None:
+        """Call the hook; what it raises is logged and goes no further."""
+        if self._hook is not None:
+            try:
+                self._hook(event, attrs)
+            except Exception:
+                log.exception("the metrics hook raised on %r", event)
+
+    def add(self, namespace: str, name: str, count: int = 1) -> None:
+        with self._lock:
+            self._unsaved[namespace, name] += count
+
+    def restore(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Begin from what the store has kept."""
+        with self._lock:
+            self._saved = Counter(counts)
+
+    def take_unsaved(self) -> dict[tuple[str, str], int]:
+        """The increments since the last save; the caller commits them, or gives them back."""
+        with self._lock:
+            taken, self._unsaved = self._unsaved, Counter()
+            self._saved.update(taken)
+            return dict(taken)
+
+    def give_back(self, counts: Mapping[tuple[str, str], int]) -> None:
+        with self._lock:
+            self._saved.subtract(counts)
+            self._unsaved.update(counts)
+
+    def total(self, name: str, namespace: str | None = None) -> int:
+        with self._lock:
+            if namespace is not None:
+                return self._saved[namespace, name] + self._unsaved[namespace, name]
+            return sum(
+                count
+                for counter in (self._saved, self._unsaved)
+                for (_, counted), count in counter.items()
+                if counted == name
+            )

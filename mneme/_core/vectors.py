@@ -1,0 +1,69 @@
+"""The one border that every embedding crosses on its way in."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mneme.errors import EmbedderDimensionError, EmbeddingError
+from mneme.records import Vector
+
+__all__ = ["as_unit", "as_units"]
+
+
+def as_unit(raw: ArrayLike, dim: int) -> Vector:
+    """
+    The embedding as a unit vector, float32, shape ``(dim,)``; never the caller's own array.
+
+    Raises:
+        EmbedderDimensionError: wrong shape.
+        EmbeddingError: no numbers, NaN, infinity, or a zero vector (it has no direction, so
+            no cosine).
+    """
+    wide = _as_numbers(raw)
+    if wide.shape != (dim,):
+        raise EmbedderDimensionError(
+            f"the embedder gave an array of shape {wide.shape}, its dim promises ({dim},). "
+            "Nothing was stored. Return one flat vector per text, or correct `dim`."
+        )
+    # The largest component first: squares of very large or very small numbers would overflow.
+    scale = float(np.abs(wide).max(initial=0.0))
+    if not np.isfinite(scale):
+        raise EmbeddingError(
+            "the embedding holds NaN or infinity. Nothing was stored. "
+            "Check the embedder's output for this text."
+        )
+    if scale == 0.0:
+        raise EmbeddingError(
+            "the embedding is a zero vector: it has no direction, so no cosine. "
+            "Nothing was stored. Check the embedder's output for this text."
+        )
+    scaled = wide / scale
+    return np.asarray(scaled / np.linalg.norm(scaled), dtype=np.float32)
+
+
+def as_units(raw: ArrayLike, count: int, dim: int) -> list[Vector]:
+    """
+    A batch of `count` embeddings, each as `as_unit` gives it.
+
+    Raises:
+        EmbedderDimensionError: the batch has another number of rows, or a wrong shape.
+        EmbeddingError: as `as_unit`, for any of the rows.
+    """
+    rows = list(raw) if isinstance(raw, (list, tuple, np.ndarray)) else [raw]
+    if len(rows) != count:
+        raise EmbedderDimensionError(
+            f"the embedder gave {len(rows)} vectors for {count} texts. Nothing was stored. "
+            "Return one vector per text from embed_batch, in order."
+        )
+    return [as_unit(row, dim) for row in rows]
+
+
+def _as_numbers(raw: ArrayLike) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    try:
+        return np.asarray(raw, dtype=np.float64)
+    except (TypeError, ValueError) as exc:
+        raise EmbeddingError(
+            f"the embedder gave {type(raw).__name__}, which is not an array of numbers. "
+            "Nothing was stored. Return a numpy array or a list of floats."
+        ) from exc

@@ -1,0 +1,137 @@
+"""Responses to a storable form and back, exactly; nothing is ever executed on the way."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import warnings
+from typing import Any
+
+from mneme.errors import CodecError
+from mneme.records import Payload
+
+__all__ = ["AutoCodec", "PickleCodec"]
+
+_SCALARS = (str, int, bool, float, type(None))
+
+
+class AutoCodec:
+    """
+    Text, bytes, and whatever JSON can carry, told apart by the value itself.
+
+    Refused, because they would come back as something else: tuples, sets, keys that are not
+    text, NaN, subclasses of the plain types.
+    """
+
+    def encode(self, value: Any, /) -> Payload:
+        """
+        The value as a `Payload`.
+
+        Raises:
+            CodecError: it would not come back equal; the message says which part.
+        """
+        if type(value) is str:
+            return Payload("text", _encodable(value))
+        if type(value) is bytes:
+            return Payload("bytes", value)
+        check_json(value)
+        return Payload("json", dump_json(value))
+
+    def decode(self, payload: Payload, /) -> Any:
+        if payload.kind == "text" or payload.kind == "bytes":
+            return payload.data
+        if payload.kind == "json":
+            return json.loads(payload.data)
+        raise CodecError(
+            f"this entry was stored as {payload.kind}, which is not read without its codec. "
+            "The entry was left as it is. Pass the codec it was stored with."
+        )
+
+    def __repr__(self) -> str:
+        return "AutoCodec()"
+
+
+class PickleCodec:
+    """
+    Any Python object, by `pickle`; never a default.
+
+    Reading a pickle runs whatever code it holds: whoever can write to the store can run code
+    here. Making one warns.
+    """
+
+    def __init__(self) -> None:
+        warnings.warn(
+            "PickleCodec runs code from the store when it reads. Use it only where nobody else "
+            "can write to the store; annotate the function's result to do without.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+    def encode(self, value: Any, /) -> Payload:
+        try:
+            return Payload("pickle", pickle.dumps(value))
+        except Exception as exc:
+            raise CodecError(
+                f"{type(value).__qualname__} cannot be pickled: {exc}. Nothing was stored. "
+                "Return a value that can, or leave it uncached."
+            ) from exc
+
+    def decode(self, payload: Payload, /) -> Any:
+        if payload.kind != "pickle" or not isinstance(payload.data, bytes):
+            raise CodecError(
+                f"this entry was stored as {payload.kind}, not as a pickle. "
+                "The entry was left as it is. Pass the codec it was stored with."
+            )
+        return pickle.loads(payload.data)
+
+
+def dump_json(value: Any) -> str:
+    """Compact JSON text, keys in their order, nothing escaped that need not be."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def check_json(value: Any, path: str = "the response") -> None:
+    """
+    Nothing, if `value` comes back equal from JSON.
+
+    Raises:
+        CodecError: naming the part that would not.
+    """
+    kind = type(value)
+    if kind is str:
+        _encodable(value)
+    elif kind is float:
+        if not math.isfinite(value):
+            raise _no_way_back(path, value)
+    elif kind is list:
+        for at, item in enumerate(value):
+            check_json(item, f"{path}[{at}]")
+    elif kind is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise _no_way_back(f"the key {key!r} of {path}", key)
+            _encodable(key)
+            check_json(item, f"{path}[{key!r}]")
+    elif kind not in _SCALARS:
+        raise _no_way_back(path, value)
+
+
+def _encodable(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            raise CodecError(
+                "the response holds half of a surrogate pair, which is not text. "
+                "Nothing was stored. Decode it with errors='replace' first."
+            ) from exc
+    return text
+
+
+def _no_way_back(path: str, value: object) -> CodecError:
+    return CodecError(
+        f"{path} is {type(value).__qualname__} {str(value)[:40]!r}, which does not come back "
+        "equal from the store. Nothing was stored. Annotate what the function returns "
+        "(dataclass, enum, pydantic model, tuple, ...), or pass `codec=`."
+    )

@@ -1,0 +1,70 @@
+"""What holds for every cached call inside a ``with`` block: namespace, bypass, refresh, observe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from typing import Literal, TypeVar
+
+from mneme._core.keys import check_namespace
+from mneme.records import Hit, Miss
+
+__all__ = ["bypass", "namespace", "observe", "refresh"]
+
+Mode = Literal["serve", "bypass", "refresh"]
+T = TypeVar("T")
+
+current_namespace: ContextVar[str | None] = ContextVar("mneme_namespace", default=None)
+current_mode: ContextVar[Mode] = ContextVar("mneme_mode", default="serve")
+observers: ContextVar[tuple[list[Hit | Miss], ...]] = ContextVar("mneme_observers", default=())
+
+
+@contextmanager
+def namespace(name: str) -> Iterator[str]:
+    """
+    Keep every cached call inside to the namespace `name`, which no other one can see.
+
+    Raises:
+        TypeError: `name` is not text.
+        ValueError: empty, over 1,024 bytes, or with a NUL.
+    """
+    with _set(current_namespace, check_namespace(name)):
+        yield name
+
+
+@contextmanager
+def bypass() -> Iterator[None]:
+    """Neither read nor write: cached calls inside behave as if there were no cache."""
+    with _set(current_mode, "bypass"):
+        yield
+
+
+@contextmanager
+def refresh() -> Iterator[None]:
+    """Call and overwrite: cached calls inside read nothing and store what comes."""
+    with _set(current_mode, "refresh"):
+        yield
+
+
+@contextmanager
+def observe() -> Iterator[list[Hit | Miss]]:
+    """Collect the `Hit` or `Miss` of every cached call inside, in order, nested blocks too."""
+    seen: list[Hit | Miss] = []
+    with _set(observers, (*observers.get(), seen)):
+        yield seen
+
+
+@contextmanager
+def _set(variable: ContextVar[T], value: T) -> Iterator[None]:
+    before = variable.get()
+    token: Token[T] = variable.set(value)
+    try:
+        yield
+    finally:
+        try:
+            variable.reset(token)
+        except ValueError:
+            # Entered in one context and left in another (a fixture, a generator that moved):
+            # there the old value is put back by hand.
+            variable.set(before)

@@ -1,0 +1,270 @@
+"""The plain values that travel through mneme; frozen, and without behaviour worth the name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NewType
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Candidate",
+    "Changes",
+    "Entry",
+    "Event",
+    "Explanation",
+    "Health",
+    "Hit",
+    "Identity",
+    "Key",
+    "Layer",
+    "Miss",
+    "MissReason",
+    "Partition",
+    "Payload",
+    "PayloadKind",
+    "Stats",
+    "Terms",
+    "Vector",
+    "Verdict",
+]
+
+Vector = NDArray[np.float32]
+"""One embedding: float32, shape ``(dim,)``, L2-normalized once it has passed the border."""
+
+Partition = NewType("Partition", bytes)
+"""*Who and how*, hashed: namespace, function and every argument but the prompt. 16 bytes."""
+
+Key = NewType("Key", bytes)
+"""*What is asked*, as the exact layer knows it: the digest of the normalized prompt. 16 bytes."""
+
+Identity = tuple[Partition, Key]
+"""The one name an entry has everywhere: in the ledger, the index, the flights and the store."""
+
+Layer = Literal["exact", "semantic"]
+
+PayloadKind = Literal["text", "json", "bytes", "pickle"]
+
+MissReason = Literal[
+    "absent",
+    "below_threshold",
+    "guarded",
+    "invalid",
+    "low_confidence",
+    "expired",
+    "stale",
+    "undecodable",
+    "exact_only",
+    "embedder_failed",
+    "store_failed",
+    "uncacheable",
+    "bypass",
+    "refresh",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A response in the form that stores keep: text for ``text`` and ``json``, else bytes."""
+
+    kind: PayloadKind
+    data: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    One answered question.
+
+    Times are seconds since the epoch. ``expires_at`` ends the time it is served as fresh,
+    ``dies_at`` the time it may still be served stale; ``None`` means never.
+    ``vector`` is ``None`` for an entry that only the exact layer may serve.
+    """
+
+    namespace: str
+    partition: Partition
+    key: Key
+    prompt: str
+    payload: Payload
+    vector: Vector | None
+    created_at: float
+    expires_at: float | None = None
+    dies_at: float | None = None
+    metadata: str = "{}"
+    tags: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> Identity:
+        return self.partition, self.key
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one commit does, or what others did since a mark: entries put, identities removed."""
+
+    puts: tuple[Entry, ...] = ()
+    removed: tuple[Identity, ...] = ()
+    counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Counter increments by (namespace, counter name)."""
+    mark: int = 0
+    """Where the store stands once these are applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """
+    The terms on which one answer is kept.
+
+    ``ttl`` is in seconds (``None``: the cache's default). ``stale_for`` and ``stale_if_error``
+    are seconds past expiry in which the old answer may still be served: while a refresh runs,
+    or when the function fails.
+    """
+
+    ttl: float | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] | None = None
+    stale_for: float = 0.0
+    stale_if_error: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An entry that is near, with its cosine in [-1, 1]."""
+
+    entry: Entry
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """
+    An answer from the cache.
+
+    ``similarity`` and ``confidence`` are at most 1 (an exact hit has similarity 1.0).
+    ``prompt`` is the question that the answer was given to; ``ttl_seconds`` is what is left
+    of its lifetime (``None``: no end, negative: served stale).
+    """
+
+    response: Any
+    similarity: float
+    confidence: float
+    age_seconds: float
+    layer: Layer
+    namespace: str
+    metadata: dict[str, Any]
+    prompt: str = ""
+    ttl_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """
+    No answer, and why. Falsy, so ``if found:`` reads as it should.
+
+    ``nearest_similarity`` is the best cosine that was refused, where one was measured.
+    ``vector`` and ``ask`` let `fill` store the answer without embedding again; ``stale`` is
+    an expired answer that would have been a hit.
+    """
+
+    reason: MissReason
+    namespace: str
+    nearest_similarity: float | None = None
+    vector: Vector | None = field(default=None, repr=False, compare=False)
+    ask: Any = field(default=None, repr=False, compare=False)
+    stale: Hit | None = field(default=None, repr=False)
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was decided about one candidate; ``reason`` is ``None`` where it was taken."""
+
+    prompt: str
+    similarity: float
+    reason: MissReason | None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        word = "taken" if self.reason is None else self.reason.replace("_", " ")
+        note = f" ({self.detail})" if self.detail else ""
+        return f"{self.similarity:7.4f}  {word}{note}: {self.prompt!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a lookup considered, and why it was taken or refused; ``str()`` reads as a report."""
+
+    prompt: str
+    namespace: str
+    threshold: float
+    outcome: Hit | Miss
+    verdicts: tuple[Verdict, ...] = ()
+
+    def __str__(self) -> str:
+        if isinstance(self.outcome, Hit):
+            end = f"hit ({self.outcome.layer})"
+        else:
+            end = f"miss ({self.outcome.reason.replace('_', ' ')})"
+        lines = [
+            f"{self.prompt!r} in namespace {self.namespace!r}: {end}",
+            f"  threshold {self.threshold:.4f}",
+        ]
+        return "\n".join(lines + [f"  {verdict}" for verdict in self.verdicts])
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something a metrics hook hears of: a name and plain attributes, never a prompt's text."""
+
+    name: str
+    attrs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters since the store was made, and sizes now (bytes), of one namespace or of all."""
+
+    namespace: str | None
+    entries: int
+    hits_exact: int
+    hits_semantic: int
+    misses: int
+    evictions: int
+    expirations: int
+    failed_open: int
+    embedder_fingerprint: str
+    vector_dtype: str
+    memory_bytes_estimate: int
+    index_memory_bytes: int
+
+    @property
+    def hits(self) -> int:
+        return self.hits_exact + self.hits_semantic
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits over lookups, 0.0 before the first lookup."""
+        asked = self.hits + self.misses
+        return self.hits / asked if asked else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the cache can be relied on now; ``healthy`` sums up the rest."""
+
+    healthy: bool
+    schema_version: int
+    integrity_ok: bool
+    embedder_fingerprint_match: bool
+    entries: int
+    namespaces: int
+    oldest_entry_age_seconds: float | None
+    index_backend: str
+    store_backend: str
+    vector_dtype: str
+    bad_rows: int = 0
+    failed_open: int = 0

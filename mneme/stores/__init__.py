@@ -1,0 +1,6 @@
+"""Where entries outlive the call: in this process, or in a file."""
+
+from mneme.stores.memory import MemoryStore
+from mneme.stores.sqlite import SQLiteStore
+
+__all__ = ["MemoryStore", "SQLiteStore"]

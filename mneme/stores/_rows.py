@@ -1,0 +1,83 @@
+"""Entries to the columns of a table and back; a row that cannot be read is no entry."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+
+from mneme.records import Entry, Key, Partition, Payload, PayloadKind
+
+__all__ = ["COLUMNS", "entry_of", "row_of"]
+
+COLUMNS = (
+    "partition", "key", "namespace", "prompt", "kind", "payload", "metadata", "tags",
+    "created_at", "expires_at", "dies_at", "vector",
+)  # fmt: skip
+
+_KINDS = get_args(PayloadKind)
+
+
+def row_of(entry: Entry) -> tuple[Any, ...]:
+    """The entry as values for `COLUMNS`, in their order."""
+    vector = None if entry.vector is None else np.ascontiguousarray(entry.vector, "<f4").tobytes()
+    return (
+        entry.partition,
+        entry.key,
+        entry.namespace,
+        entry.prompt,
+        entry.payload.kind,
+        entry.payload.data,
+        entry.metadata,
+        json.dumps(entry.tags, ensure_ascii=False),
+        entry.created_at,
+        entry.expires_at,
+        entry.dies_at,
+        vector,
+    )
+
+
+def entry_of(row: Sequence[Any], dim: int) -> Entry | None:
+    """The entry that `row` holds, or ``None`` where any column is not what it must be."""
+    (partition, key, namespace, prompt, kind, payload, metadata, tags,
+     created_at, expires_at, dies_at, vector) = row  # fmt: skip
+    if not all(isinstance(value, bytes) and len(value) == 16 for value in (partition, key)):
+        return None
+    if not all(isinstance(value, str) for value in (namespace, prompt, metadata, tags)):
+        return None
+    if kind not in _KINDS or not isinstance(payload, str if kind in ("text", "json") else bytes):
+        return None
+    if not isinstance(created_at, float) or not math.isfinite(created_at):
+        return None
+    if not all(value is None or isinstance(value, float) for value in (expires_at, dies_at)):
+        return None
+    try:
+        labels, notes = json.loads(tags), json.loads(metadata)
+    except ValueError:
+        return None
+    if not isinstance(labels, list) or not isinstance(notes, dict):
+        return None
+    unit = None
+    if vector is not None:
+        if not isinstance(vector, bytes) or len(vector) != 4 * dim:
+            return None
+        unit = np.frombuffer(vector, "<f4").astype(np.float32)
+        # A flipped bit in a vector would change what it is near to.
+        if not abs(float(unit @ unit) - 1.0) < 1e-3:
+            return None
+    return Entry(
+        namespace=namespace,
+        partition=Partition(partition),
+        key=Key(key),
+        prompt=prompt,
+        payload=Payload(kind, payload),
+        vector=unit,
+        created_at=created_at,
+        expires_at=expires_at,
+        dies_at=dies_at,
+        metadata=metadata,
+        tags=tuple(str(label) for label in labels),
+    )

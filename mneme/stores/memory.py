@@ -1,0 +1,97 @@
+"""Entries in this process, for as long as it lives."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+
+from mneme.errors import EmbedderMismatchError
+from mneme.records import Changes, Entry, Identity
+
+__all__ = ["MemoryStore"]
+
+REMEMBERED_COMMITS = 256
+
+
+class MemoryStore:
+    """
+    Keeps everything in memory; several caches of one process may share it.
+
+    Nothing is promised past the end of the process. `close` lets go of nothing, so that a
+    cache opened on the same store later finds its entries.
+    """
+
+    blocking = False
+    description = "this process's memory"
+    schema_version = 1
+    bad_rows = 0
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._embedder: tuple[str, int] | None = None
+        self._entries: dict[Identity, Entry] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._commits: deque[Changes] = deque(maxlen=REMEMBERED_COMMITS)
+        self._mark = 0
+
+    def claim(self, fingerprint: str, dim: int) -> None:
+        with self._lock:
+            if self._embedder is None or not self._entries:
+                self._embedder = fingerprint, dim
+            if self._embedder != (fingerprint, dim):
+                owner, its_dim = self._embedder
+                raise EmbedderMismatchError(
+                    f"this MemoryStore was filled by {owner!r} ({its_dim}), this cache uses "
+                    f"{fingerprint!r} ({dim}). It was not changed. Use another MemoryStore."
+                )
+
+    def scan(self) -> Iterator[Entry]:
+        with self._lock:
+            return iter(list(self._entries.values()))
+
+    def commit(self, changes: Changes) -> int:
+        with self._lock:
+            for identity in changes.removed:
+                self._entries.pop(identity, None)
+            for entry in changes.puts:
+                # Out and in again: the order of a scan is that of the last commit.
+                self._entries.pop(entry.identity, None)
+                self._entries[entry.identity] = entry
+            self._counts.update(changes.counts)
+            if not changes.puts and not changes.removed:
+                return changes.mark
+            before = self._mark
+            self._mark += 1
+            self._commits.append(changes)
+            return self._mark if changes.mark == before else changes.mark
+
+    def mark(self) -> int:
+        return self._mark
+
+    def changes_since(self, mark: int) -> Changes | None:
+        with self._lock:
+            missed = self._mark - mark
+            if missed < 0 or missed > len(self._commits):
+                return None
+            later = list(self._commits)[len(self._commits) - missed :]
+            puts: dict[Identity, Entry] = {}
+            removed: dict[Identity, None] = {}
+            for changes in later:
+                for identity in changes.removed:
+                    puts.pop(identity, None)
+                    removed[identity] = None
+                for entry in changes.puts:
+                    removed.pop(entry.identity, None)
+                    puts[entry.identity] = entry
+            return Changes(tuple(puts.values()), tuple(removed), mark=self._mark)
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        with self._lock:
+            return dict(self._counts)
+
+    def close(self) -> None:
+        return None
+
+    def __repr__(self) -> str:
+        return f"MemoryStore({len(self._entries)} entries)"

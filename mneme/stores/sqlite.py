@@ -1,0 +1,374 @@
+"""
+Entries in one SQLite file.
+
+Beside ``cache.db`` stand SQLite's own ``-wal`` and ``-shm`` while it is open, and
+``cache.db-mark``: eight bytes that every process maps into memory and that change with every
+commit, so that seeing whether somebody else has written costs no system call. The number is
+odd from just before a commit until just after it; a writer that is killed in between leaves
+it odd, which only makes the others look more often. It can be deleted while nobody has the
+cache open.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mneme.errors import (
+    CorruptCacheError,
+    EmbedderMismatchError,
+    MultiProcessLockError,
+    SchemaMigrationError,
+    StoreBackendError,
+)
+from mneme.records import Changes, Entry, Key, Partition
+from mneme.stores._rows import COLUMNS, entry_of, row_of
+
+__all__ = ["SQLiteStore"]
+
+APPLICATION_ID = 0x6D6E656D
+"""``mnem``: in the header of every file that is ours (https://sqlite.org/fileformat2.html)."""
+
+SCHEMA_VERSION = 1
+
+BUSY_SECONDS = 5.0
+
+REMEMBERED_REMOVALS = 100_000
+
+_SCHEMA = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE entries (
+        partition BLOB NOT NULL, key BLOB NOT NULL, namespace TEXT NOT NULL,
+        prompt TEXT NOT NULL, kind TEXT NOT NULL, payload NOT NULL, metadata TEXT NOT NULL,
+        tags TEXT NOT NULL, created_at REAL NOT NULL, expires_at REAL, dies_at REAL,
+        vector BLOB, seq INTEGER NOT NULL, UNIQUE (partition, key))""",
+    "CREATE INDEX entries_by_seq ON entries (seq)",
+    "CREATE TABLE removals (seq INTEGER NOT NULL, partition BLOB NOT NULL, key BLOB NOT NULL)",
+    "CREATE INDEX removals_by_seq ON removals (seq)",
+    """CREATE TABLE counts (namespace TEXT NOT NULL, name TEXT NOT NULL, n INTEGER NOT NULL,
+        PRIMARY KEY (namespace, name)) WITHOUT ROWID""",
+)
+
+_UPSERT = (
+    f"INSERT OR REPLACE INTO entries ({', '.join(COLUMNS)}, seq) "
+    f"VALUES ({', '.join('?' * len(COLUMNS))}, ?)"
+)
+_COUNT = (
+    "INSERT INTO counts VALUES (?, ?, ?) "
+    "ON CONFLICT (namespace, name) DO UPDATE SET n = n + excluded.n"
+)
+
+
+class SQLiteStore:
+    """
+    The durable default: one file, any number of threads and processes.
+
+    `commit` returns once SQLite has committed: killing the process afterwards loses nothing;
+    a power cut may lose the last commits, never the file. The file is made with mode 0600.
+
+    Args:
+        path: the file; its folder must exist.
+        busy_timeout: seconds to wait for another process's commit.
+
+    Raises:
+        CorruptCacheError: the file is damaged or not ours; it is left untouched.
+        SchemaMigrationError: another version of mneme wrote it; it is left untouched.
+        StoreBackendError: it cannot be opened or written.
+    """
+
+    blocking = True
+    schema_version = SCHEMA_VERSION
+
+    def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float = BUSY_SECONDS) -> None:
+        self.path = Path(path)
+        if str(path) == ":memory:" or not str(path):
+            raise ValueError(f"{str(path)!r} is no file. Use MemoryStore() to keep no file.")
+        self.bad_rows = 0
+        self._busy_timeout = busy_timeout
+        self._lock = threading.RLock()
+        self._dim = 0
+        self._connection: sqlite3.Connection | None = None
+        self._map: memoryview | None = None
+        self._mark_before_own_commit: int | None = None
+        self._closed = False
+
+    @property
+    def description(self) -> str:
+        return str(self.path)
+
+    def claim(self, fingerprint: str, dim: int) -> None:
+        with self._lock:
+            self._dim = dim
+            if self._connection is None:
+                self._open()
+            with self._transaction() as connection:
+                meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+                owner, its_dim = meta.get("fingerprint"), meta.get("dim")
+                filled = connection.execute("SELECT 1 FROM entries LIMIT 1").fetchone()
+                if (owner, its_dim) == (fingerprint, str(dim)):
+                    return
+                if owner is not None and filled:
+                    raise EmbedderMismatchError(
+                        f"{self.path} was filled by {owner!r} ({its_dim}), this cache uses "
+                        f"{fingerprint!r} ({dim}). The file was not changed. "
+                        "Use another path, or run python -m mneme migrate (reembed)."
+                    )
+                connection.executemany(
+                    "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                    [("fingerprint", fingerprint), ("dim", str(dim))],
+                )
+
+    def scan(self) -> Iterator[Entry]:
+        with self._errors():
+            rows = self._execute(f"SELECT {', '.join(COLUMNS)} FROM entries ORDER BY seq, rowid")
+            for row in rows:
+                entry = entry_of(row, self._dim)
+                if entry is None:
+                    self.bad_rows += 1
+                else:
+                    yield entry
+
+    def commit(self, changes: Changes) -> int:
+        with self._lock:
+            changed = bool(changes.puts or changes.removed)
+            with self._transaction(marks=changed) as connection:
+                seq = self._seq(connection)
+                if changes.counts:
+                    rows = [(space, name, n) for (space, name), n in changes.counts.items()]
+                    connection.executemany(_COUNT, rows)
+                if not changed:
+                    return changes.mark
+                before, seq = seq, seq + 1
+                connection.executemany(
+                    "DELETE FROM entries WHERE partition = ? AND key = ?", changes.removed
+                )
+                connection.executemany(
+                    "INSERT INTO removals VALUES (?, ?, ?)",
+                    [(seq, partition, key) for partition, key in changes.removed],
+                )
+                connection.executemany(_UPSERT, [(*row_of(entry), seq) for entry in changes.puts])
+                connection.execute("INSERT OR REPLACE INTO meta VALUES ('seq', ?)", (str(seq),))
+                self._forget_old_removals(connection, seq)
+            return 2 * seq if changes.mark == 2 * before else changes.mark
+
+    def mark(self) -> int:
+        if (before := self._mark_before_own_commit) is not None:
+            return before
+        marks = self._map
+        return marks[0] if marks is not None else 0
+
+    def changes_since(self, mark: int) -> Changes | None:
+        since = mark // 2
+        with self._lock, self._errors():
+            connection = self._open_connection()
+            connection.execute("BEGIN")
+            try:
+                seq = self._seq(connection)
+                oldest = self._meta(connection, "removals_from")
+                if since > seq or since < int(oldest or 0):
+                    return None
+                rows = connection.execute(
+                    f"SELECT {', '.join(COLUMNS)} FROM entries WHERE seq > ? ORDER BY seq", (since,)
+                ).fetchall()
+                gone = connection.execute(
+                    "SELECT r.partition, r.key FROM removals r LEFT JOIN entries e "
+                    "ON e.partition = r.partition AND e.key = r.key "
+                    "WHERE r.seq > ? AND e.seq IS NULL",
+                    (since,),
+                ).fetchall()
+            finally:
+                connection.execute("ROLLBACK")
+        entries = [entry_of(row, self._dim) for row in rows]
+        self.bad_rows += entries.count(None)
+        return Changes(
+            tuple(entry for entry in entries if entry is not None),
+            tuple((Partition(partition), Key(key)) for partition, key in gone),
+            mark=2 * seq,
+        )
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        with self._errors():
+            rows = self._execute("SELECT namespace, name, n FROM counts")
+            return {(namespace, name): n for namespace, name, n in rows}
+
+    def compact(self) -> None:
+        """Give the space of removed entries back to the disk. Others wait while it runs."""
+        with self._lock, self._errors():
+            connection = self._open_connection()
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            connection, self._connection = self._connection, None
+            self._map = None
+            if connection is not None:
+                with self._errors():
+                    connection.close()
+
+    def __repr__(self) -> str:
+        return f"SQLiteStore({str(self.path)!r})"
+
+    # -- opening ------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        if self._closed:
+            raise StoreBackendError(f"{self.path}: this store is closed. Make a new one.")
+        self._check_file()
+        with self._errors():
+            # Made by us so that it, and with it -wal and -shm, is readable by its owner only.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            connection = sqlite3.connect(
+                self.path,
+                timeout=self._busy_timeout,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                self._prepare(connection)
+                self._map = self._open_marks(connection)
+            except BaseException:
+                connection.close()
+                raise
+        self._connection = connection
+        weakref.finalize(self, connection.close)
+
+    def _check_file(self) -> None:
+        """Read the header alone, so that a file that is not ours is not touched at all."""
+        try:
+            with open(self.path, "rb") as file:
+                head = file.read(100)
+        except FileNotFoundError:
+            head = b""
+        except OSError as exc:
+            raise StoreBackendError(
+                f"{self.path} cannot be opened: {exc.strerror}. Nothing was changed. "
+                "Check the path and its permissions."
+            ) from exc
+        if not head:
+            return
+        if head[:16] != b"SQLite format 3\0" or head[68:72] != APPLICATION_ID.to_bytes(4, "big"):
+            raise CorruptCacheError(
+                f"{self.path} is not a mneme cache. The file was not touched. Use another path."
+            )
+        version = int.from_bytes(head[60:64], "big")
+        if version != SCHEMA_VERSION:
+            raise SchemaMigrationError(
+                f"{self.path} has layout {version}, this version of mneme reads {SCHEMA_VERSION}. "
+                "The file was not touched. Upgrade mneme-toolkit, or use another path."
+            )
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None:
+            # All of it in one transaction, before WAL: the header is in the file itself from
+            # the start, where `_check_file` reads it.
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        connection.execute("PRAGMA synchronous = NORMAL")
+
+    def _open_marks(self, connection: sqlite3.Connection) -> memoryview:
+        marks_path = f"{self.path}-mark"
+        file = os.open(marks_path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if os.fstat(file).st_size < 8:
+                os.ftruncate(file, 8)
+            marks = memoryview(mmap.mmap(file, 8)).cast("Q")
+        finally:
+            os.close(file)
+        # No writer can be at work now, so whatever stands there and differs is a leftover.
+        connection.execute("BEGIN IMMEDIATE")
+        marks[0] = 2 * self._seq(connection)
+        connection.execute("COMMIT")
+        return marks
+
+    # -- transactions -------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self, *, marks: bool = False) -> Iterator[sqlite3.Connection]:
+        with self._errors():
+            connection = self._open_connection()
+            connection.execute("BEGIN IMMEDIATE")
+            shared = self._map if marks else None
+            if shared is not None:
+                # Nobody else can commit from here on: readers of this process need not look.
+                self._mark_before_own_commit = shared[0]
+            try:
+                yield connection
+                if shared is not None:
+                    seq = self._seq(connection)
+                    shared[0] = 2 * seq - 1
+                connection.execute("COMMIT")
+                if shared is not None:
+                    shared[0] = 2 * seq
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._mark_before_own_commit = None
+
+    def _execute(self, statement: str) -> list[Any]:
+        with self._lock:
+            return self._open_connection().execute(statement).fetchall()
+
+    def _open_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreBackendError(f"{self.path}: this store is not open. Open a cache on it.")
+        return self._connection
+
+    @staticmethod
+    def _meta(connection: sqlite3.Connection, name: str) -> str | None:
+        row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _seq(self, connection: sqlite3.Connection) -> int:
+        return int(self._meta(connection, "seq") or 0)
+
+    def _forget_old_removals(self, connection: sqlite3.Connection, seq: int) -> None:
+        horizon = seq - REMEMBERED_REMOVALS
+        if horizon > 0 and seq % 1_000 == 0:
+            connection.execute("DELETE FROM removals WHERE seq <= ?", (horizon,))
+            connection.execute(
+                "INSERT OR REPLACE INTO meta VALUES ('removals_from', ?)", (str(horizon),)
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The one place where the driver's errors become mneme's."""
+        try:
+            yield
+        except sqlite3.DatabaseError as exc:
+            code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                self.bad_rows += 1
+                raise CorruptCacheError(
+                    f"{self.path} is damaged ({exc}). It was left as it is. "
+                    "Restore a copy, or use another path."
+                ) from exc
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise MultiProcessLockError(
+                    f"{self.path} was held by another process for over {self._busy_timeout} s. "
+                    "Nothing was changed. Try again, or raise busy_timeout."
+                ) from exc
+            raise self._unavailable(exc) from exc
+        except (OSError, sqlite3.Error) as exc:
+            raise self._unavailable(exc) from exc
+
+    def _unavailable(self, exc: Exception) -> StoreBackendError:
+        return StoreBackendError(
+            f"{self.path} cannot be used: {exc}. Nothing was changed. "
+            "Check that its folder exists and can be written, and that the disk has room."
+        )

@@ -1,0 +1,192 @@
+"""The Protocols that mneme's parts meet at; implement one and it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from mneme.records import Changes, Entry, Hit, Identity, Key, Miss, Payload, Vector
+
+__all__ = [
+    "AnyEmbedder",
+    "AsyncEmbedder",
+    "Codec",
+    "Compactable",
+    "Confidence",
+    "Embedder",
+    "Guard",
+    "Index",
+    "MetricsHook",
+    "Normalizer",
+    "Outcome",
+    "Store",
+    "Validator",
+]
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """
+    Text to vector, in the calling thread.
+
+    ``fingerprint`` names everything that changes the vectors: provider, model, dimension,
+    normalization. Optional beside these: ``embed_batch(texts)`` giving shape ``(n, dim)``,
+    and ``max_chars``, past which a prompt is served by the exact layer alone.
+    """
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def embed(self, text: str, /) -> Any:
+        """The embedding of `text`: float32, shape ``(dim,)``."""
+        ...
+
+
+@runtime_checkable
+class AsyncEmbedder(Protocol):
+    """Text to vector, awaited; otherwise as `Embedder`."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def embed(self, text: str, /) -> Awaitable[Any]:
+        """The embedding of `text`: float32, shape ``(dim,)``."""
+        ...
+
+
+AnyEmbedder: TypeAlias = Embedder | AsyncEmbedder
+
+Outcome: TypeAlias = Hit | Miss
+"""What a lookup comes to."""
+
+Guard: TypeAlias = Callable[[str, str], str | None]
+"""``(asked, cached) -> None``, or the reason why the cached answer may not be served."""
+
+Validator: TypeAlias = Callable[[Any], bool]
+"""``response -> bool``: whether it may be stored and served."""
+
+Confidence: TypeAlias = Callable[[float, float, dict[str, Any]], float]
+"""``(similarity, age_seconds, metadata) -> confidence``, compared with the threshold."""
+
+MetricsHook: TypeAlias = Callable[[str, dict[str, Any]], object]
+"""``(event name, attributes)``; what it raises is logged and goes no further."""
+
+Normalizer: TypeAlias = Callable[[str], str]
+"""``prompt -> text``: prompts with equal text are one question to the exact layer."""
+
+
+class Codec(Protocol):
+    """Response to payload and back; raises `CodecError` for what would not come back equal."""
+
+    def encode(self, value: Any, /) -> Payload: ...
+
+    def decode(self, payload: Payload, /) -> Any: ...
+
+
+class Store(Protocol):
+    """
+    Where entries outlive the process. Written once, synchronously; threads may share it.
+
+    Promises (each one a test in `mneme.testing.StoreContract`):
+    a `commit` is seen whole or not at all; what `commit` returned from is found by the next
+    `scan`; a put of a known identity replaces it; removing what is absent is no error;
+    `changes_since` an older mark gives every later change or ``None`` for "scan again";
+    driver errors arrive as `StoreBackendError`.
+    """
+
+    @property
+    def blocking(self) -> bool:
+        """Whether calls wait for a disk or network, so that loops must not make them."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """What messages call it: a file name, an address without its password."""
+        ...
+
+    @property
+    def schema_version(self) -> int: ...
+
+    @property
+    def bad_rows(self) -> int:
+        """How many rows could not be read since it was opened; they count as absent."""
+        ...
+
+    def claim(self, fingerprint: str, dim: int) -> None:
+        """
+        Bind the store to an embedder, or check that it already is.
+
+        Raises:
+            EmbedderMismatchError: it was filled by another; nothing was changed.
+        """
+        ...
+
+    def scan(self) -> Iterator[Entry]:
+        """Every entry, oldest commit first."""
+        ...
+
+    def commit(self, changes: Changes) -> int:
+        """Apply all of `changes` or none; the mark at which they stand."""
+        ...
+
+    def mark(self) -> int:
+        """A number that differs from an earlier one if anything was committed; no waiting."""
+        ...
+
+    def changes_since(self, mark: int) -> Changes | None:
+        """What was committed after `mark`; ``None`` where that is no longer known."""
+        ...
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """The sum of all committed counter increments, by (namespace, name)."""
+        ...
+
+    def close(self) -> None:
+        """Flush and let go; calling it again does nothing."""
+        ...
+
+
+@runtime_checkable
+class Compactable(Protocol):
+    """A store that can give space back."""
+
+    def compact(self) -> None: ...
+
+
+class Index(Protocol):
+    """
+    Unit vectors of one partition, searched by cosine.
+
+    Promises (each one a test in `mneme.testing.IndexContract`): searching never misses a row
+    that was there before the search began; adding a known key replaces its vector; threads
+    may search while others add and remove.
+    """
+
+    def __len__(self) -> int: ...
+
+    @property
+    def memory_bytes(self) -> int: ...
+
+    def add(self, key: Key, vector: Vector) -> None: ...
+
+    def remove(self, key: Key) -> None:
+        """Forget `key`; an unknown one is no error."""
+        ...
+
+    def search(
+        self, vector: Vector, *, k: int, at_least: float = -1.0
+    ) -> Sequence[tuple[Key, float]]:
+        """At most `k` keys with a cosine of `at_least`, best first."""
+        ...
+
+
+IndexFactory: TypeAlias = Callable[[int], Index]
+"""``dim -> Index``: makes the index of one partition."""
+
+Identities: TypeAlias = Sequence[Identity]
