@@ -268,8 +268,9 @@ def check_embedder(embedder: object) -> None:
     """
     missing = [name for name in ("dim", "fingerprint", "embed") if not hasattr(embedder, name)]
     if missing or not callable(getattr(embedder, "embed", None)):
+        lacks = ", ".join(missing) or "an embed() to call"
         raise TypeError(
-            f"{type(embedder).__name__} is no embedder: it lacks {', '.join(missing) or 'embed()'}. "
+            f"{type(embedder).__name__} is no embedder: it lacks {lacks}. "
             "It needs dim, fingerprint and embed(text); for a plain function use embedder_from."
         )
     dim, fingerprint = embedder.dim, embedder.fingerprint  # type: ignore[attr-defined]

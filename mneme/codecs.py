@@ -8,10 +8,12 @@ import pickle
 import warnings
 from typing import Any
 
+from mneme._core.shapes import shape_of
 from mneme.errors import CodecError
 from mneme.records import Payload
+from mneme.types import Codec
 
-__all__ = ["AutoCodec", "PickleCodec"]
+__all__ = ["AutoCodec", "PickleCodec", "TypedCodec", "codec_for"]
 
 _SCALARS = (str, int, bool, float, type(None))
 
@@ -50,6 +52,70 @@ class AutoCodec:
 
     def __repr__(self) -> str:
         return "AutoCodec()"
+
+
+class TypedCodec:
+    """
+    Values of one annotation: dataclasses, enums, pydantic models, tuples, dates and so on.
+
+    Only the annotation says which classes are made when reading; nothing in the store does.
+
+    Raises:
+        CodecError: values of `annotation` cannot come back equal.
+    """
+
+    def __init__(self, annotation: Any) -> None:
+        self._annotation = annotation
+        self._shape = shape_of(annotation)
+
+    def encode(self, value: Any, /) -> Payload:
+        """
+        The value as a `Payload`.
+
+        Raises:
+            CodecError: it is not what the annotation says, or would not come back equal.
+        """
+        try:
+            plain = self._shape.to_plain(value)
+            check_json(plain)
+            text = dump_json(plain)
+            back = self._shape.from_plain(json.loads(text))
+        except CodecError:
+            raise
+        except Exception as exc:
+            raise self._differs(value) from exc
+        if type(back) is not type(value) or back != value:
+            raise self._differs(value)
+        return Payload("json", text)
+
+    def decode(self, payload: Payload, /) -> Any:
+        if payload.kind != "json":
+            raise CodecError(
+                f"this entry was stored as {payload.kind}, not as {self._annotation}. "
+                "The entry was left as it is. Give the function another `version=`."
+            )
+        return self._shape.from_plain(json.loads(payload.data))
+
+    def _differs(self, value: Any) -> CodecError:
+        return CodecError(
+            f"{type(value).__qualname__} {str(value)[:40]!r} does not come back equal as "
+            f"{self._annotation}. Nothing was stored. Correct the annotation, or pass `codec=`."
+        )
+
+    def __repr__(self) -> str:
+        return f"TypedCodec({self._annotation!r})"
+
+
+def codec_for(annotation: Any) -> Codec:
+    """
+    The codec for what a function is annotated to return.
+
+    Raises:
+        CodecError: values of `annotation` cannot come back equal.
+    """
+    if annotation is bytes or shape_of(annotation).is_plain:
+        return AutoCodec()
+    return TypedCodec(annotation)
 
 
 class PickleCodec:

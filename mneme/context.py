@@ -36,14 +36,21 @@ def namespace(name: str) -> Iterator[str]:
 @contextmanager
 def bypass() -> Iterator[None]:
     """Neither read nor write: cached calls inside behave as if there were no cache."""
-    with _set(current_mode, "bypass"):
+    with mode("bypass"):
         yield
 
 
 @contextmanager
 def refresh() -> Iterator[None]:
     """Call and overwrite: cached calls inside read nothing and store what comes."""
-    with _set(current_mode, "refresh"):
+    with mode("refresh"):
+        yield
+
+
+@contextmanager
+def mode(value: Mode) -> Iterator[None]:
+    """Serve, bypass or refresh inside the block."""
+    with _set(current_mode, value):
         yield
 
 

@@ -21,7 +21,7 @@ from mneme import context
 from mneme._core.choose import Rules, Unusable, as_hit, choose
 from mneme._core.flights import Flights
 from mneme._core.freshness import as_seconds, deadlines, freshness
-from mneme._core.keys import Ask, check_namespace, check_prompt, partition_of
+from mneme._core.keys import Ask, Counts, check_namespace, check_prompt, partition_of
 from mneme._core.ledger import Ledger
 from mneme._core.settings import Settings, check_threshold
 from mneme._core.tally import Tally
@@ -235,6 +235,7 @@ class Core:
         codec: Codec | None = None,
         threshold: float | None = None,
         semantic: bool = True,
+        counts: Counts | None = None,
     ) -> Ask:
         """
         The question, checked.
@@ -262,6 +263,7 @@ class Core:
             self.settings.normalize,
             threshold,
             semantic,
+            counts,
         )
 
     def rules_for(self, ask: Ask) -> Rules:
@@ -338,12 +340,16 @@ class Core:
         """A miss that the semantic layer had no say in."""
         return Miss(reason, ask.namespace, ask=ask, stale=self.recall(ask, stale=True))
 
-    def told(self, outcome: Hit | Miss) -> Hit | Miss:
+    def told_uncacheable(self, namespace: str | None = None) -> None:
+        """A call whose prompt the cache will not take went past it."""
+        self.tally.miss(Miss("uncacheable", namespace or self.namespace()))
+
+    def told(self, outcome: Hit | Miss, ask: Ask) -> Hit | Miss:
         """`outcome`, once counters, hook and observers have heard of it."""
         if isinstance(outcome, Hit):
-            self.tally.hit(outcome)
+            self.tally.hit(outcome, ask.counts)
         else:
-            self.tally.miss(outcome)
+            self.tally.miss(outcome, ask.counts)
         return outcome
 
     def explanation(
@@ -475,13 +481,13 @@ class Core:
                 del self._indexes[partition]
         return entry
 
-    def doom(self, identity: Identity, event: str) -> None:
+    def doom(self, identity: Identity, event: str | None = None) -> None:
         """Forget an entry now; the store hears of it with the next commit."""
         with self._memory:
             entry = self._forget(identity)
             if entry is not None:
                 self._doomed.append(identity)
-        if entry is not None:
+        if entry is not None and event is not None:
             self.tally.gone(entry.namespace, event, 1)
 
     # -- housekeeping (these touch the store) -------------------------------------------------
@@ -510,6 +516,16 @@ class Core:
         if compact:
             self.compact()
         return len(identities)
+
+    def forget_where(self, wanted: Callable[[Entry], bool]) -> int:
+        """As `remove_where`, but in memory only: the store hears of it with the next commit."""
+        identities = [r.entry.identity for r in self._ledger.records() if wanted(r.entry)]
+        for identity in identities:
+            self.doom(identity)
+        return len(identities)
+
+    def count_where(self, wanted: Callable[[Entry], bool]) -> int:
+        return sum(wanted(record.entry) for record in self._ledger.records())
 
     def _select(self, wanted: Callable[[Entry], bool]) -> list[Identity]:
         self.open()

@@ -68,7 +68,7 @@ async def look(port: Port, ask: Ask, vector: Any = None) -> Hit | Miss:
     outcome = await _settled(port, ask)
     if outcome is None:
         outcome = await _compare(port, ask, vector)
-    return port.core.told(outcome)
+    return port.core.told(outcome, ask)
 
 
 async def look_many(
@@ -92,7 +92,7 @@ async def look_many(
     for at, outcome in enumerate(found):
         if outcome is None:
             outcome = await _compare(port, asks[at], units.get(at))
-        outcomes.append(core.told(outcome))
+        outcomes.append(core.told(outcome, asks[at]))
     return outcomes
 
 
@@ -167,11 +167,11 @@ async def through(
     core = port.core
     outcome = await _settled(port, ask)
     if isinstance(outcome, Hit):
-        core.tally.hit(outcome)
+        core.tally.hit(outcome, ask.counts)
         return outcome.response
     work = _Work(port, ask, call, terms, admit)
     if outcome is not None and outcome.reason == "bypass":
-        core.told(outcome)
+        core.told(outcome, ask)
         return await call()
     if outcome is not None or not single_flight:
         return await work.alone(outcome)
@@ -200,7 +200,7 @@ class _Work:
                     return await self.alone(core.recall(ask), flight)
             await self.port.follow(flight)
             if flight.ending == "answered" and isinstance(flight.found, Hit):
-                core.told(flight.found)
+                core.told(flight.found, ask)
                 return flight.found.response
             if flight.ending == "failed":
                 found = flight.found
@@ -215,7 +215,7 @@ class _Work:
         core = self.port.core
         if found is None:
             found = await _compare(self.port, self.ask)
-        core.told(found)
+        core.told(found, self.ask)
         if isinstance(found, Hit):
             self._land(flight, "answered", found)
             return found.response

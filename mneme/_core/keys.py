@@ -43,6 +43,7 @@ from mneme.types import Codec, Normalizer
 
 __all__ = [
     "Ask",
+    "Counts",
     "NoStableForm",
     "Unaskable",
     "canonical",
@@ -72,6 +73,16 @@ class NoStableForm(TypeError):
         self.path = path
 
 
+class Counts:
+    """Hits and misses of one decorated function; `Tally` adds to them under its lock."""
+
+    __slots__ = ("hits", "misses")
+
+    def __init__(self) -> None:
+        self.hits = 0
+        self.misses = 0
+
+
 class Ask:
     """
     One question: where it belongs, what it says, how its answer is read.
@@ -80,8 +91,8 @@ class Ask:
     prompt is only worth its microseconds when the raw prompt was not found.
     """
 
-    __slots__ = ("_key", "codec", "namespace", "normalize", "partition", "prompt", "semantic",
-                 "threshold")  # fmt: skip
+    __slots__ = ("_key", "codec", "counts", "namespace", "normalize", "partition", "prompt",
+                 "semantic", "threshold")  # fmt: skip
 
     def __init__(
         self,
@@ -92,6 +103,7 @@ class Ask:
         normalize: Normalizer,
         threshold: float | None = None,
         semantic: bool = True,
+        counts: Counts | None = None,
     ) -> None:
         self.namespace = namespace
         self.partition = partition
@@ -100,6 +112,7 @@ class Ask:
         self.normalize = normalize
         self.threshold = threshold
         self.semantic = semantic
+        self.counts = counts
         self._key: Key | None = None
 
     @property
@@ -190,16 +203,22 @@ def check_namespace(name: object) -> str:
     return name
 
 
-def partition_of(namespace: str, *parts: object, prompt: str | None = None) -> Partition:
+def partition_of(
+    namespace: str, *parts: object, names: Sequence[str] = (), prompt: str | None = None
+) -> Partition:
     """
-    The digest of everything but the question.
+    The digest of everything but the question: the forms of `namespace` and `parts` in a row.
 
-    `prompt` is left out of `parts` wherever a text in them equals it.
+    `prompt` is left out of `parts` wherever a text in them equals it. `names` are what
+    messages call the last parts.
 
     Raises:
         NoStableForm: (a `TypeError`) naming the part that would differ in another process.
     """
-    return Partition(digest(canonical((namespace, *parts), without=prompt)))
+    called = ("",) * (len(parts) - len(names)) + tuple(names)
+    forms = [canonical(namespace)]
+    forms += [canonical(p, without=prompt, path=n) for p, n in zip(parts, called, strict=True)]
+    return Partition(digest(b"".join(forms)))
 
 
 def canonical(value: object, *, without: str | None = None, path: str = "") -> bytes:

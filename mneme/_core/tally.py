@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from mneme._core.keys import Counts
 from mneme.context import observers
 from mneme.records import Hit, Miss
 from mneme.types import MetricsHook
@@ -32,8 +33,11 @@ class Tally:
         self._unsaved: Counter[tuple[str, str]] = Counter()
         self._logged: dict[str, float] = {}
 
-    def hit(self, found: Hit) -> None:
-        self.add(found.namespace, _HITS[found.layer])
+    def hit(self, found: Hit, counts: Counts | None = None) -> None:
+        with self._lock:
+            self._unsaved[found.namespace, _HITS[found.layer]] += 1
+            if counts is not None:
+                counts.hits += 1
         if self._hook is not None:
             self.tell(
                 "hit",
@@ -46,9 +50,12 @@ class Tally:
             for outcomes in seen:
                 outcomes.append(found)
 
-    def miss(self, found: Miss) -> None:
+    def miss(self, found: Miss, counts: Counts | None = None) -> None:
         if found.reason not in ("bypass", "refresh"):
-            self.add(found.namespace, "misses")
+            with self._lock:
+                self._unsaved[found.namespace, "misses"] += 1
+                if counts is not None:
+                    counts.misses += 1
         if self._hook is not None:
             if found.reason == "guarded":
                 self.tell("guarded", namespace=found.namespace)

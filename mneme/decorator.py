@@ -1,0 +1,385 @@
+"""`semantic_cache`: answer repeated and reworded calls of a function from memory."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import os
+import typing
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from dataclasses import replace
+from datetime import timedelta
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+)
+
+import wrapt
+
+from mneme import context
+from mneme._core.binder import make_binder
+from mneme._core.calls import AsyncCalls, Calls
+from mneme._core.freshness import as_seconds
+from mneme._core.keys import check_namespace
+from mneme._core.ports import BlockingPort, LoopPort, embeds_async
+from mneme._core.settings import check_threshold
+from mneme.cache import AnyCache, AsyncSemanticCache, SemanticCache, core_of, terms_of
+from mneme.codecs import AutoCodec, codec_for
+from mneme.records import Explanation, Hit, Miss
+from mneme.stores.memory import MemoryStore
+from mneme.types import AnyEmbedder, Codec, Store
+
+__all__ = [
+    "AsyncCachedFunction",
+    "CacheInfo",
+    "CachedFunction",
+    "Decorate",
+    "semantic_cache",
+]
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class CacheInfo(NamedTuple):
+    """As `functools.lru_cache` has it; ``currsize`` counts this function's live entries."""
+
+    hits: int
+    misses: int
+    maxsize: int | None
+    currsize: int
+
+
+class CachedFunction(Protocol[P, R_co]):
+    """A decorated function: called as before; its other methods take the same arguments."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+    @overload
+    def __get__(
+        self, instance: None, owner: type[Any] | None = None
+    ) -> CachedFunction[P, R_co]: ...
+    @overload
+    def __get__(
+        self: CachedFunction[Concatenate[S, Q], R_co], instance: S, owner: type[Any] | None = None
+    ) -> CachedFunction[Q, R_co]: ...
+
+    @property
+    def cache(self) -> AnyCache:
+        """The cache behind the function."""
+        ...
+
+    def lookup(self, *args: P.args, **kwargs: P.kwargs) -> Hit | Miss:
+        """What the cache has for this call; the function is not called."""
+        ...
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """What `lookup` would find and why; counts nothing."""
+        ...
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the function and overwrite what the cache has."""
+        ...
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Remove what the cache has for this very call; 0 or 1."""
+        ...
+
+    def cache_info(self) -> CacheInfo:
+        """Hits and misses since the function was decorated, and its live entries."""
+        ...
+
+    def cache_clear(self) -> None:
+        """Remove every answer of this function, in all namespaces; its counts too."""
+        ...
+
+
+class AsyncCachedFunction(Protocol[P, R_co]):
+    """As `CachedFunction`, awaited; `cache_info` and `cache_clear` are plain and never wait."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
+
+    @overload
+    def __get__(
+        self, instance: None, owner: type[Any] | None = None
+    ) -> AsyncCachedFunction[P, R_co]: ...
+    @overload
+    def __get__(
+        self: AsyncCachedFunction[Concatenate[S, Q], R_co],
+        instance: S,
+        owner: type[Any] | None = None,
+    ) -> AsyncCachedFunction[Q, R_co]: ...
+
+    @property
+    def cache(self) -> AnyCache: ...
+
+    async def lookup(self, *args: P.args, **kwargs: P.kwargs) -> Hit | Miss: ...
+
+    async def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation: ...
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int: ...
+
+    def cache_info(self) -> CacheInfo: ...
+
+    def cache_clear(self) -> None: ...
+
+
+class Decorate(Protocol):
+    """What `semantic_cache` gives: the decorator itself."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> AsyncCachedFunction[P, T]: ...
+    @overload
+    def __call__(self, function: Callable[P, T], /) -> CachedFunction[P, T]: ...
+
+
+def semantic_cache(
+    *,
+    cache: AnyCache | None = None,
+    embedder: AnyEmbedder | None = None,
+    path: str | os.PathLike[str] | None = None,
+    store: Store | None = None,
+    threshold: float | None = None,
+    prompt: str | Callable[..., Any] | None = None,
+    ignore: Collection[str] = (),
+    version: str | int = "",
+    namespace: str | Callable[..., str] | None = None,
+    ttl: float | timedelta | None = None,
+    stale_for: float | timedelta = 0.0,
+    stale_if_error: float | timedelta = 0.0,
+    cache_if: Callable[[Any], bool] | None = None,
+    tags: Iterable[str] = (),
+    codec: Codec | None = None,
+    single_flight: bool = True,
+) -> Decorate:
+    """
+    Cache a function by the meaning of its prompt; everything else it is given must be equal.
+
+    Works on ``def``, ``async def``, generators of both kinds, and methods of every kind,
+    under threads, asyncio and trio. An exception of the function passes and stores nothing.
+
+    Args:
+        cache: shared with other functions, middleware and worlds; or else
+        embedder: of a cache of this function's own, in `path` or `store` (default: memory).
+        threshold: least cosine of a hit; default: the cache's.
+        prompt: the parameter's name, or a callable that picks the prompt out of the
+            arguments it names. Default: ``prompt``, else the only parameter.
+        ignore: parameters that do not matter to the answer (clients, loggers).
+        version: change it to leave all earlier answers behind.
+        namespace: text, or a callable over the arguments it names; default: the open one.
+        ttl: seconds an answer lives; default: the cache's.
+        stale_for: seconds past that in which the old answer is served while one call
+            renews it in the background (in a cache that was opened by ``with``).
+        stale_if_error: seconds past that in which the old answer stands in when the
+            function raises.
+        cache_if: ``result -> bool``: whether to keep it.
+        tags: to invalidate by.
+        codec: how results are stored; default: by the function's return annotation.
+        single_flight: equal calls that run at once share one.
+
+    Raises:
+        TypeError: when decorating: no cache and no embedder, an async embedder under a sync
+            function, an unclear prompt, an unknown parameter name. When calling: an
+            argument that has no stable form.
+        CodecError: when decorating: the annotated results cannot be stored. When calling:
+            this result cannot; the function has run by then.
+        ValueError: a setting that makes no sense.
+    """
+    if (cache is None) == (embedder is None):
+        raise TypeError("semantic_cache needs cache= or embedder=, and not both.")
+    if cache is not None and (path is not None or store is not None):
+        raise TypeError("path= and store= make a cache; a given cache= has its own.")
+    if threshold is not None:
+        check_threshold(threshold, "threshold")
+    if isinstance(namespace, str):
+        check_namespace(namespace)
+    terms = replace(
+        terms_of(None, ttl, tags),
+        stale_for=as_seconds(stale_for, "stale_for") or 0.0,
+        stale_if_error=as_seconds(stale_if_error, "stale_if_error") or 0.0,
+    )
+
+    def decorate(function: Any, /) -> Any:
+        plain = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
+        is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
+        streams = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
+        binder = make_binder(
+            plain,
+            prompt=prompt,
+            ignore=ignore,
+            namespace=None if isinstance(namespace, str) else namespace,
+        )
+        name = plain.__qualname__
+        answers = codec or _codec_of(plain, streams=streams)
+        face = cache if cache is not None else _own_cache(embedder, path, store, is_async, name)
+        core = core_of(face)
+        if not is_async and embeds_async(core.embedder):
+            raise TypeError(
+                f"{name} is sync and its embedder is async. "
+                "Wrap the embedder with mneme.to_sync_embedder, or make the function async."
+            )
+        tag = f"function:{plain.__module__}.{name}"
+        common: dict[str, Any] = {
+            "core": core,
+            "name": name,
+            "identity": ("function", plain.__module__, name, version),
+            "binder": binder,
+            "codec": answers,
+            "namespace": namespace,
+            "threshold": threshold,
+            "terms": replace(terms, tags=(*terms.tags, tag)),
+            "cache_if": cache_if,
+            "single_flight": single_flight,
+            "tag": tag,
+        }
+        calls = (
+            AsyncCalls(port=LoopPort(core), **common)
+            if is_async
+            else Calls(port=BlockingPort(core), **common)
+        )
+        return _Cached(function, face, calls, streams=streams)
+
+    return cast(Decorate, decorate)
+
+
+if TYPE_CHECKING:
+    _Wrapper = wrapt.FunctionWrapper[Any, Any]
+    _BoundWrapper = wrapt.BoundFunctionWrapper[Any, Any]
+else:
+    _Wrapper, _BoundWrapper = wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper
+
+
+class _Methods:
+    """What a decorated function has beside being called, bound to an instance or not."""
+
+    _given: Callable[[tuple[Any, ...]], tuple[_Cached, tuple[Any, ...]]]
+    """The decorated function, and `args` with the ``self`` or ``cls`` that is bound."""
+
+    @property
+    def cache(self) -> AnyCache:
+        return self._given(())[0]._self_cache
+
+    def lookup(self, *args: Any, **kwargs: Any) -> Any:
+        cached, given = self._given(args)
+        return cached._self_calls.lookup(given, kwargs)
+
+    def explain(self, *args: Any, **kwargs: Any) -> Any:
+        cached, given = self._given(args)
+        return cached._self_calls.explain(given, kwargs)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> Any:
+        cached, given = self._given(args)
+        return cached._self_calls.invalidate(given, kwargs)
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        cached, _ = self._given(())
+        if isinstance(cached._self_calls, Calls) or cached._self_streams:
+            with context.refresh():
+                return self(*args, **kwargs)  # type: ignore[operator]
+        return _refreshed(self, args, kwargs)
+
+    def cache_info(self) -> CacheInfo:
+        calls = self._given(())[0]._self_calls
+        counts, limit = calls.counts, calls.core.settings.max_entries
+        return CacheInfo(counts.hits, counts.misses, limit, calls.size())
+
+    def cache_clear(self) -> None:
+        self._given(())[0]._self_calls.clear()
+
+
+async def _refreshed(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with context.refresh():
+        return await function(*args, **kwargs)
+
+
+class _BoundCached(_Methods, _BoundWrapper):
+    def _given(self, args: tuple[Any, ...]) -> tuple[_Cached, tuple[Any, ...]]:
+        # A static method, or a method taken from its class, is bound to nothing.
+        owner = getattr(self.__wrapped__, "__self__", None)
+        return self._self_parent, args if owner is None else (owner, *args)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        cached, given = self._given(args)
+        return cached._self_run(self.__wrapped__, len(given) - len(args), given, kwargs)
+
+
+class _Cached(_Methods, _Wrapper):
+    """The function as wrapt proxies it, so that `inspect` and type checkers see the original."""
+
+    __bound_function_wrapper__ = _BoundCached
+
+    def __init__(
+        self, function: Any, cache: AnyCache, calls: Calls | AsyncCalls, *, streams: bool
+    ) -> None:
+        super().__init__(function, _Cached._never)
+        self._self_cache = cache
+        self._self_calls = calls
+        self._self_streams = streams
+        self._self_run: Callable[..., Any] = calls.stream if streams else calls.run
+
+    @staticmethod
+    def _never(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        """What wrapt would call; `__call__` goes the shorter way."""
+        return wrapped(*args, **kwargs)
+
+    def _given(self, args: tuple[Any, ...]) -> tuple[_Cached, tuple[Any, ...]]:
+        return self, args
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._self_run(self.__wrapped__, 0, args, kwargs)
+
+
+def _own_cache(
+    embedder: AnyEmbedder | None,
+    path: str | os.PathLike[str] | None,
+    store: Store | None,
+    is_async: bool,
+    name: str,
+) -> AnyCache:
+    assert embedder is not None
+    if not is_async and embeds_async(embedder):
+        raise TypeError(
+            f"{name} is sync and its embedder is async. "
+            "Wrap the embedder with mneme.to_sync_embedder, or make the function async."
+        )
+    kind = AsyncSemanticCache if is_async else SemanticCache
+    if path is None and store is None:
+        store = MemoryStore()
+    return kind(path, store=store, embedder=embedder)
+
+
+_STREAMS = (
+    collections.abc.Iterator,
+    collections.abc.Iterable,
+    collections.abc.Generator,
+    collections.abc.AsyncIterator,
+    collections.abc.AsyncIterable,
+    collections.abc.AsyncGenerator,
+)
+
+
+def _codec_of(function: Any, *, streams: bool) -> Codec:
+    """The codec that the return annotation asks for; by value where there is none."""
+    try:
+        returns = typing.get_type_hints(function, include_extras=True).get("return", Any)
+    except Exception:  # an annotation that only a type checker can resolve says nothing here
+        return AutoCodec()
+    if streams:
+        inner = typing.get_args(returns)
+        item = inner[0] if inner and typing.get_origin(returns) in _STREAMS else Any
+        return codec_for(list[item])  # type: ignore[valid-type]
+    return codec_for(returns)
