@@ -28,7 +28,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "indexes": (("indexes",), ("words",)),
     "flights": (("_core.flights",), ("words", "pure")),
     "core": (
-        ("_core.core", "_core.tally"),
+        ("_core.core", "_core.tally", "_core.live", "_core.admission"),
         ("words", "pure", "context", "events", "codecs", "flights"),
     ),
     "flow": (("_core.flow",), ("words", "pure", "context", "flights", "core")),

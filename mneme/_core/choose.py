@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mneme._core.freshness import freshness
 from mneme.records import Candidate, Entry, Hit, Layer, MissReason, Verdict
-from mneme.types import Confidence, Guard, Validator
+from mneme.types import Codec, Confidence, Guard, Validator
 
 __all__ = ["Choice", "Rules", "Unusable", "as_hit", "choose"]
 
@@ -57,7 +57,7 @@ def choose(
     rules: Rules,
     *,
     now: float,
-    decode: Callable[[Entry], Any],
+    codec: Codec,
 ) -> Choice:
     """
     The first candidate, best first, that passes every rule and is fresh.
@@ -72,7 +72,7 @@ def choose(
         reason: MissReason | None = None
         detail = ""
         try:
-            hit = _judge(asked, candidate, rules, now=now, decode=decode)
+            hit = _judge(asked, candidate, rules, now=now, codec=codec)
             if hit.ttl_seconds is not None and hit.ttl_seconds <= 0:
                 reason = "stale"
                 stale = stale or hit
@@ -101,7 +101,7 @@ def _judge(
     rules: Rules,
     *,
     now: float,
-    decode: Callable[[Entry], Any],
+    codec: Codec,
 ) -> Hit:
     entry, similarity = candidate.entry, candidate.similarity
     # Written so that a NaN similarity is refused too.
@@ -110,7 +110,7 @@ def _judge(
     for guard in rules.guards:
         if (why := guard(asked, entry.prompt)) is not None:
             raise Unusable("guarded", why)
-    return as_hit(entry, similarity, "semantic", rules, now=now, decode=decode)
+    return as_hit(entry, similarity, "semantic", rules, now=now, codec=codec)
 
 
 def as_hit(
@@ -120,7 +120,7 @@ def as_hit(
     rules: Rules,
     *,
     now: float,
-    decode: Callable[[Entry], Any],
+    codec: Codec,
 ) -> Hit:
     """
     The entry as an answer, once age, validator and confidence allow it.
@@ -133,7 +133,7 @@ def as_hit(
     expires_at = entry.expires_at
     if expires_at is not None and freshness(now, expires_at, entry.dies_at) == "expired":
         raise Unusable("expired")
-    response = decode(entry)
+    response = _decoded(codec, entry)
     if rules.validator is not None and not rules.validator(response):
         raise Unusable("invalid")
     age = now - entry.created_at
@@ -156,3 +156,11 @@ def as_hit(
         entry.prompt,
         None if expires_at is None else expires_at - now,
     )
+
+
+def _decoded(codec: Codec, entry: Entry) -> Any:
+    try:
+        return codec.decode(entry.payload)
+    except Exception as exc:
+        # The result's type has changed since it was stored: ask again and overwrite.
+        raise Unusable("undecodable", str(exc)) from exc

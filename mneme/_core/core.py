@@ -1,9 +1,8 @@
 """
 What all faces of one cache share: settings, ledger, indexes, store, counters.
 
-Two locks, never held while an embedder or the user's function runs. `_commits` orders
-writers, from the store's transaction to the ledger's update; `_memory` guards the ledger and
-the table of indexes for microseconds. Lookups take neither.
+One lock orders writers, from the store's transaction to the change in memory. Lookups do not
+take it, and it is never held while an embedder or the user's function runs.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from mneme import context
+from mneme._core.admission import draft
 from mneme._core.choose import Rules, Unusable, as_hit, choose
 from mneme._core.flights import Flights
-from mneme._core.freshness import as_seconds, deadlines, freshness
+from mneme._core.freshness import freshness
 from mneme._core.keys import Ask, Counts, check_namespace, check_prompt, partition_of
 from mneme._core.ledger import Ledger
+from mneme._core.live import Live
 from mneme._core.settings import Settings, check_threshold
 from mneme._core.tally import Tally
-from mneme.codecs import AutoCodec, check_json, dump_json
+from mneme.codecs import AutoCodec
 from mneme.errors import (
     CacheClosedError,
-    CodecError,
     MnemeError,
-    NamespaceQuotaExceededError,
     NamespaceRequiredError,
     StoreBackendError,
 )
@@ -50,9 +49,9 @@ from mneme.records import (
     Vector,
     Verdict,
 )
-from mneme.types import AnyEmbedder, Codec, Compactable, Index, IndexFactory, Store
+from mneme.types import AnyEmbedder, Codec, Compactable, IndexFactory, Store
 
-__all__ = ["Core", "Unkeepable"]
+__all__ = ["Core"]
 
 log = logging.getLogger("mneme")
 
@@ -67,10 +66,6 @@ MAX_REMEMBERED_PARTITIONS = 4_096
 
 CHUNK = 512
 """Entries removed in one commit of a long removal: others get their turn in between."""
-
-
-class Unkeepable(ValueError):
-    """A response or its metadata is over its limit; nothing was stored."""
 
 
 class Core:
@@ -105,15 +100,12 @@ class Core:
         self.task_crew: Callable[[Callable[[], Any]], bool] | None = None
         self.is_open = False
         self.is_closed = False
-        self._index_factory = index_factory
-        self._ledger = Ledger(settings.max_entries, settings.namespace_quotas)
-        self._indexes: dict[Partition, Index] = {}
-        self._doomed: list[Identity] = []
+        ledger = Ledger(settings.max_entries, settings.namespace_quotas)
+        self.live = Live(ledger, self.dim, index_factory)
         self._partitions: dict[str, Partition] = {}
         self._mark = 0
         self._looked_at = float("-inf")
         self._commits = threading.RLock()
-        self._memory = threading.Lock()
 
     # -- opening and closing (these touch the store) ------------------------------------------
 
@@ -178,30 +170,12 @@ class Core:
             if changes is None:
                 self._rescan()
                 return
-            with self._memory:
-                for identity in changes.removed:
-                    self._forget(identity)
-                for entry in changes.puts:
-                    self._remember(entry)
+            self.live.apply(changes.puts, changes.removed)
             self._mark = changes.mark
 
     def _rescan(self) -> None:
         mark = self.store.mark()
-        now = self.clock()
-        entries = list(self.store.scan())
-        with self._memory:
-            quotas = self._ledger.quotas
-            self._ledger = Ledger(self.settings.max_entries, quotas)
-            self._indexes = {}
-            for entry in entries:
-                if freshness(now, entry.expires_at, entry.dies_at) == "expired":
-                    self._doomed.append(entry.identity)
-                else:
-                    self._remember(entry)
-            _, victims = self._ledger.plan((), quotas)
-            for identity in victims:
-                self._forget(identity)
-            self._doomed.extend(victims)
+        self.live.replace_all(self.store.scan(), self.clock())
         self._mark = mark
 
     # -- asking -------------------------------------------------------------------------------
@@ -273,7 +247,7 @@ class Core:
 
     def recall(self, ask: Ask, *, stale: bool = False) -> Hit | None:
         """The exact layer: a fresh hit, or with `stale` one that is past its time."""
-        ledger = self._ledger
+        ledger = self.live.ledger
         record = ledger.recall(ask.partition, ask.prompt)
         if record is None:
             record = ledger.find(ask.partition, ask.key)
@@ -282,7 +256,7 @@ class Core:
         entry = record.entry
         rules = self.rules if ask.threshold is None else self.rules_for(ask)
         try:
-            hit = as_hit(entry, 1.0, "exact", rules, now=self.clock(), decode=_decoder(ask.codec))
+            hit = as_hit(entry, 1.0, "exact", rules, now=self.clock(), codec=ask.codec)
         except Unusable as refused:
             if refused.reason == "expired":
                 self.doom(entry.identity, "expired")
@@ -292,23 +266,9 @@ class Core:
         record.used = True
         return hit
 
-    def search_size(self, partition: Partition) -> int:
-        """Floats that a search of `partition` reads."""
-        index = self._indexes.get(partition)
-        return len(index) * self.dim if index is not None else 0
-
     def near(self, partition: Partition, vector: Vector) -> tuple[Candidate, ...]:
         """The nearest live entries of `partition`, best first."""
-        index = self._indexes.get(partition)
-        if index is None:
-            return ()
-        ledger = self._ledger
-        found = []
-        for key, similarity in index.search(vector, k=NEIGHBOURS):
-            record = ledger.find(partition, key)
-            if record is not None:
-                found.append(Candidate(record.entry, similarity))
-        return tuple(found)
+        return self.live.near(partition, vector, NEIGHBOURS)
 
     def judge(self, ask: Ask, vector: Vector, candidates: Sequence[Candidate]) -> Hit | Miss:
         """The semantic layer's word on `candidates`."""
@@ -317,13 +277,13 @@ class Core:
             candidates,
             self.rules_for(ask),
             now=self.clock(),
-            decode=_decoder(ask.codec),
+            codec=ask.codec,
         )
         for candidate, verdict in zip(candidates, choice.verdicts, strict=False):
             if verdict.reason == "expired":
                 self.doom(candidate.entry.identity, "expired")
         if choice.hit is not None and choice.entry is not None:
-            record = self._ledger.find(choice.entry.partition, choice.entry.key)
+            record = self.live.find(choice.entry.partition, choice.entry.key)
             if record is not None:
                 record.used = True
             return choice.hit
@@ -360,64 +320,16 @@ class Core:
         verdicts: list[Verdict] = []
         for candidate in candidates:
             verdicts += choose(
-                ask.prompt, [candidate], rules, now=self.clock(), decode=_decoder(ask.codec)
+                ask.prompt, [candidate], rules, now=self.clock(), codec=ask.codec
             ).verdicts
         return Explanation(ask.prompt, ask.namespace, rules.threshold, outcome, tuple(verdicts))
 
     # -- keeping ------------------------------------------------------------------------------
 
     def draft(self, ask: Ask, response: Any, terms: Terms) -> Entry | None:
-        """
-        The entry to store, still without its vector; ``None`` if it is not to be kept: the
-        validator refuses it, or its TTL is zero.
-
-        Raises:
-            CodecError: it would not come back equal.
-            Unkeepable: (a `ValueError`) response or metadata over the limit.
-            NamespaceQuotaExceededError: the namespace may keep nothing.
-        """
-        settings = self.settings
-        if settings.validator is not None and not settings.validator(response):
-            return None
-        ttl = settings.default_ttl if terms.ttl is None else as_seconds(terms.ttl, "ttl")
-        if ttl == 0:
-            return None
-        if self._ledger.quotas.get(ask.namespace) == 0:
-            raise NamespaceQuotaExceededError(
-                f"namespace {ask.namespace!r} has a quota of 0 entries. Nothing was stored. "
-                "Raise it with set_namespace_quota, or lift it with None."
-            )
-        payload = ask.codec.encode(response)
-        self._check_size("response", payload.data, settings.max_response_bytes)
-        metadata = dict(terms.metadata or {})
-        check_json(metadata, "metadata")
-        written = dump_json(metadata)
-        self._check_size("metadata", written, settings.max_metadata_bytes)
-        now = self.clock()
-        window = max(terms.stale_for, terms.stale_if_error)
-        expires_at, dies_at = deadlines(now, ttl, window)
-        return Entry(
-            namespace=ask.namespace,
-            partition=ask.partition,
-            key=ask.key,
-            prompt=ask.prompt,
-            payload=payload,
-            vector=None,
-            created_at=now,
-            expires_at=expires_at,
-            dies_at=dies_at,
-            metadata=written,
-            tags=tuple(terms.tags),
-        )
-
-    @staticmethod
-    def _check_size(name: str, data: str | bytes, limit: int) -> None:
-        size = len(data.encode() if isinstance(data, str) else data)
-        if size > limit:
-            raise Unkeepable(
-                f"the {name} has {size:,} bytes, the limit is {limit:,}. Nothing was stored. "
-                f"Make it smaller or raise max_{name}_bytes."
-            )
+        """See `admission.draft`."""
+        quota = self.live.ledger.quotas.get(ask.namespace)
+        return draft(ask, response, terms, self.settings, now=self.clock(), quota=quota)
 
     def commit(self, puts: Sequence[Entry], removed: Sequence[Identity] = ()) -> int:
         """
@@ -430,65 +342,30 @@ class Core:
             return self._write(puts, removed)
 
     def _write(self, puts: Sequence[Entry], removed: Sequence[Identity]) -> int:
-        # Store before memory: when the store fails, nothing has changed anywhere.
-        doomed = len(self._doomed)
-        with self._memory:
-            kept, victims = self._ledger.plan(puts)
-            gone = [*removed, *victims, *self._doomed[:doomed]]
+        if self.store.mark() != self._mark:
+            # What others have put again meanwhile is no longer ours to remove.
+            self.catch_up()
+        plan = self.live.plan(puts, removed)
         counts = self.tally.take_unsaved()
-        if kept or gone or counts:
-            # An identity that is doomed or removed and put again in one go is a put.
-            coming = {entry.identity for entry in kept}
-            leaving = tuple(identity for identity in gone if identity not in coming)
+        # Store before memory: when the store fails, nothing has changed anywhere.
+        if plan.puts or plan.removed or counts:
             try:
-                self._mark = self.store.commit(Changes(tuple(kept), leaving, counts, self._mark))
+                self._mark = self.store.commit(Changes(plan.puts, plan.removed, counts, self._mark))
             except BaseException:
                 self.tally.give_back(counts)
                 raise
-        lost: dict[str, int] = {}
-        with self._memory:
-            del self._doomed[:doomed]
-            count = sum(self._forget(identity) is not None for identity in removed)
-            for identity in victims:
-                if (entry := self._forget(identity)) is not None:
-                    lost[entry.namespace] = lost.get(entry.namespace, 0) + 1
-            for entry in kept:
-                self._remember(entry)
-        for namespace, number in lost.items():
-            self.tally.gone(namespace, "eviction", number)
-        for entry in kept:
+        count, evicted = self.live.carry_out(plan)
+        for entry in evicted:
+            self.tally.gone(entry.namespace, "eviction")
+        for entry in plan.puts:
             self.tally.tell("put", namespace=entry.namespace)
         return count
 
-    def _remember(self, entry: Entry) -> None:
-        vector = entry.vector
-        if vector is not None:
-            index = self._indexes.get(entry.partition)
-            if index is None:
-                index = self._indexes[entry.partition] = self._index_factory(self.dim)
-            index.add(entry.key, vector)
-        elif (index := self._indexes.get(entry.partition)) is not None:
-            index.remove(entry.key)
-        # The index holds the vector from here on: kept twice it would be most of the memory.
-        self._ledger.put(replace(entry, vector=None))
-
-    def _forget(self, identity: Identity) -> Entry | None:
-        entry = self._ledger.remove(identity)
-        partition, key = identity
-        if (index := self._indexes.get(partition)) is not None:
-            index.remove(key)
-            if not len(index):
-                del self._indexes[partition]
-        return entry
-
     def doom(self, identity: Identity, event: str | None = None) -> None:
         """Forget an entry now; the store hears of it with the next commit."""
-        with self._memory:
-            entry = self._forget(identity)
-            if entry is not None:
-                self._doomed.append(identity)
+        entry = self.live.doom(identity)
         if entry is not None and event is not None:
-            self.tally.gone(entry.namespace, event, 1)
+            self.tally.gone(entry.namespace, event)
 
     # -- housekeeping (these touch the store) -------------------------------------------------
 
@@ -519,17 +396,17 @@ class Core:
 
     def forget_where(self, wanted: Callable[[Entry], bool]) -> int:
         """As `remove_where`, but in memory only: the store hears of it with the next commit."""
-        identities = [r.entry.identity for r in self._ledger.records() if wanted(r.entry)]
+        identities = self.live.select(wanted)
         for identity in identities:
             self.doom(identity)
         return len(identities)
 
     def count_where(self, wanted: Callable[[Entry], bool]) -> int:
-        return sum(wanted(record.entry) for record in self._ledger.records())
+        return len(self.live.select(wanted))
 
     def _select(self, wanted: Callable[[Entry], bool]) -> list[Identity]:
         self.open()
-        return [r.entry.identity for r in self._ledger.records() if wanted(r.entry)]
+        return self.live.select(wanted)
 
     def compact(self) -> None:
         with self._commits, _store_errors(self.store):
@@ -543,23 +420,15 @@ class Core:
         self.rules = replace(self.rules, threshold=check_threshold(value))
 
     def set_quota(self, namespace: str, quota: int | None) -> None:
-        with self._memory:
-            self._ledger.set_quota(namespace, quota)
-            _, victims = self._ledger.plan((), [namespace])
-        for identity in victims:
+        for identity in self.live.set_quota(namespace, quota):
             self.doom(identity, "eviction")
 
     def namespaces(self) -> list[str]:
-        return self._ledger.namespaces()
+        return self.live.ledger.namespaces()
 
     def stats(self, namespace: str | None = None) -> Stats:
-        ledger, total = self._ledger, self.tally.total
-        if namespace is None:
-            indexes = list(self._indexes.values())
-        else:
-            own = ledger.partitions(namespace)
-            indexes = [ix for partition, ix in list(self._indexes.items()) if partition in own]
-        index_bytes = sum(index.memory_bytes for index in indexes)
+        ledger, total = self.live.ledger, self.tally.total
+        index_bytes = self.live.index_bytes(namespace)
         return Stats(
             namespace=namespace,
             entries=ledger.size(namespace),
@@ -576,34 +445,24 @@ class Core:
         )
 
     def health(self) -> Health:
-        records = self._ledger.records()
-        oldest = min((record.entry.created_at for record in records), default=None)
+        ledger = self.live.ledger
+        created = [record.entry.created_at for record in ledger.records()]
         bad_rows = self.store.bad_rows
         return Health(
             healthy=self.is_open and not bad_rows,
             schema_version=self.store.schema_version,
             integrity_ok=not bad_rows,
+            # Another embedder's store does not open, so an open one is this embedder's.
             embedder_fingerprint_match=self.is_open,
-            entries=len(records),
-            namespaces=len(self._ledger.namespaces()),
-            oldest_entry_age_seconds=None if oldest is None else max(0.0, self.clock() - oldest),
+            entries=len(created),
+            namespaces=len(ledger.namespaces()),
+            oldest_entry_age_seconds=max(0.0, self.clock() - min(created)) if created else None,
             index_backend=self.index_backend,
             store_backend=type(self.store).__name__,
             vector_dtype="float32",
             bad_rows=bad_rows,
             failed_open=self.tally.total("failed_open"),
         )
-
-
-def _decoder(codec: Codec) -> Callable[[Entry], Any]:
-    def decode(entry: Entry) -> Any:
-        try:
-            return codec.decode(entry.payload)
-        except (CodecError, ValueError, TypeError, KeyError) as exc:
-            # The result's type has changed since it was stored: ask again and overwrite.
-            raise Unusable("undecodable", str(exc)) from exc
-
-    return decode
 
 
 def _save_counts(store: Store, tally: Tally) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from mneme import context
-from mneme._core.core import Core, Unkeepable
+from mneme._core.admission import Unkeepable
+from mneme._core.core import Core
 from mneme._core.flights import Ending, Flight
 from mneme._core.keys import Ask
 from mneme._core.vectors import as_unit, as_units

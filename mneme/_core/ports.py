@@ -168,7 +168,7 @@ class LoopPort:
         return [await self.embed(text) for text in texts]
 
     async def near(self, partition: Partition, vector: Vector) -> Sequence[Candidate]:
-        if self.core.search_size(partition) <= INLINE_FLOATS:
+        if self.core.live.search_size(partition) <= INLINE_FLOATS:
             return self.core.near(partition, vector)
         return await in_worker_thread(self.core.near, partition, vector)
 
@@ -359,7 +359,7 @@ class _embedder_errors:
         if isinstance(exc, Exception) and not isinstance(exc, MnemeError):
             what = "was late" if isinstance(exc, TimeoutError) else "failed"
             raise EmbeddingError(
-                f"the embedder {what}: {type(exc).__name__}: {exc}. "
+                f"the embedder {what}: {type(exc).__name__}: {str(exc).rstrip('.')}. "
                 "Nothing was stored. Check the embedder, or raise embed_timeout if it is slow."
             ) from exc
 

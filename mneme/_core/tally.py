@@ -68,10 +68,10 @@ class Tally:
         for outcomes in observers.get():
             outcomes.append(found)
 
-    def gone(self, namespace: str, event: str, count: int) -> None:
-        """`count` entries were lost to ``eviction`` or had ``expired``."""
-        self.add(namespace, "evictions" if event == "eviction" else "expirations", count)
-        self.tell(event, namespace=namespace, count=count)
+    def gone(self, namespace: str, event: str) -> None:
+        """An entry was lost to ``eviction`` or had ``expired``."""
+        self.add(namespace, "evictions" if event == "eviction" else "expirations")
+        self.tell(event, namespace=namespace)
 
     def failed_open(self, part: str, namespace: str, why: object, now: float) -> None:
         """Something was down, and the call went on without it; logged once a minute a part."""

@@ -1,0 +1,165 @@
+"""The live entries in memory: ledger and indexes, changed together under one lock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from mneme._core.freshness import freshness
+from mneme._core.ledger import Ledger, Record
+from mneme.records import Candidate, Entry, Identity, Key, Partition, Vector
+from mneme.types import Index, IndexFactory
+
+__all__ = ["Live", "Plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one commit will do: entries put, identities the store is to remove, and why."""
+
+    puts: tuple[Entry, ...]
+    asked: tuple[Identity, ...]
+    victims: tuple[Identity, ...]
+    doomed: tuple[Identity, ...]
+
+    @property
+    def removed(self) -> tuple[Identity, ...]:
+        """All that leaves the store; what is removed and put in one go is a put."""
+        coming = {entry.identity for entry in self.puts}
+        gone = dict.fromkeys((*self.asked, *self.victims, *self.doomed))
+        return tuple(identity for identity in gone if identity not in coming)
+
+
+class Live:
+    """
+    What lookups see. Reading takes no lock; writing holds one for microseconds.
+
+    Doomed entries have left memory already; the store hears of them with the next commit, so
+    that finding an expired entry costs a lookup no write.
+    """
+
+    def __init__(self, ledger: Ledger, dim: int, index_factory: IndexFactory) -> None:
+        self._ledger = ledger
+        self._dim = dim
+        self._index_factory = index_factory
+        self._indexes: dict[Partition, Index] = {}
+        self._doomed: dict[Identity, None] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
+
+    def recall(self, partition: Partition, prompt: str) -> Record | None:
+        """The record of exactly this prompt."""
+        return self._ledger.recall(partition, prompt)
+
+    def find(self, partition: Partition, key: Key) -> Record | None:
+        return self._ledger.find(partition, key)
+
+    def near(self, partition: Partition, vector: Vector, k: int) -> tuple[Candidate, ...]:
+        """The nearest live entries of `partition`, best first."""
+        index = self._indexes.get(partition)
+        if index is None:
+            return ()
+        found = []
+        for key, similarity in index.search(vector, k=k):
+            record = self._ledger.find(partition, key)
+            if record is not None:
+                found.append(Candidate(record.entry, similarity))
+        return tuple(found)
+
+    def search_size(self, partition: Partition) -> int:
+        """How many floats a search of `partition` reads."""
+        index = self._indexes.get(partition)
+        return len(index) * self._dim if index is not None else 0
+
+    def index_bytes(self, namespace: str | None = None) -> int:
+        own = None if namespace is None else self._ledger.partitions(namespace)
+        return sum(
+            index.memory_bytes
+            for partition, index in list(self._indexes.items())
+            if own is None or partition in own
+        )
+
+    def select(self, wanted: Callable[[Entry], bool]) -> list[Identity]:
+        """The identities of the entries that `wanted` says, oldest first."""
+        return [r.entry.identity for r in self._ledger.records() if wanted(r.entry)]
+
+    def plan(self, puts: Sequence[Entry], asked: Iterable[Identity]) -> Plan:
+        """What a commit of `puts` and the removals `asked` for will do; changes nothing."""
+        with self._lock:
+            kept, victims = self._ledger.plan(puts)
+            return Plan(tuple(kept), tuple(asked), tuple(victims), tuple(self._doomed))
+
+    def carry_out(self, plan: Plan) -> tuple[int, list[Entry]]:
+        """Do in memory what the store has done: removed as asked, and entries evicted."""
+        with self._lock:
+            for identity in plan.doomed:
+                self._doomed.pop(identity, None)
+            count = sum(self._forget(identity) is not None for identity in plan.asked)
+            evicted = [gone for gone in map(self._forget, plan.victims) if gone is not None]
+            for entry in plan.puts:
+                self._remember(entry)
+        return count, evicted
+
+    def doom(self, identity: Identity) -> Entry | None:
+        """Forget an entry now, the store with the next commit; the entry, if it was live."""
+        with self._lock:
+            entry = self._forget(identity)
+            if entry is not None:
+                self._doomed[identity] = None
+        return entry
+
+    def apply(self, puts: Iterable[Entry], removed: Iterable[Identity]) -> None:
+        """What others have put and removed."""
+        with self._lock:
+            for identity in removed:
+                self._forget(identity)
+            for entry in puts:
+                self._remember(entry)
+
+    def replace_all(self, entries: Iterable[Entry], now: float) -> None:
+        """Begin anew from what a store holds; what has expired or is too much is doomed."""
+        with self._lock:
+            quotas = self._ledger.quotas
+            self._ledger = Ledger(self._ledger.max_entries, quotas)
+            self._indexes = {}
+            for entry in entries:
+                if freshness(now, entry.expires_at, entry.dies_at) == "expired":
+                    self._doomed[entry.identity] = None
+                else:
+                    self._remember(entry)
+            _, victims = self._ledger.plan((), quotas)
+            for identity in victims:
+                self._forget(identity)
+                self._doomed[identity] = None
+
+    def set_quota(self, namespace: str, quota: int | None) -> list[Identity]:
+        """Limit `namespace` from now on; whom that evicts."""
+        with self._lock:
+            self._ledger.set_quota(namespace, quota)
+            return self._ledger.plan((), [namespace])[1]
+
+    def _remember(self, entry: Entry) -> None:
+        index = self._indexes.get(entry.partition)
+        if entry.vector is not None:
+            if index is None:
+                index = self._indexes[entry.partition] = self._index_factory(self._dim)
+            index.add(entry.key, entry.vector)
+        elif index is not None:
+            index.remove(entry.key)
+        # The index holds the vector from here on: kept twice it would be most of the memory.
+        self._ledger.put(replace(entry, vector=None))
+        # An older entry of this identity may have been doomed while this one was on its way.
+        self._doomed.pop(entry.identity, None)
+
+    def _forget(self, identity: Identity) -> Entry | None:
+        partition, key = identity
+        entry = self._ledger.remove(identity)
+        if (index := self._indexes.get(partition)) is not None:
+            index.remove(key)
+            if not len(index):
+                del self._indexes[partition]
+        return entry
