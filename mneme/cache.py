@@ -205,10 +205,18 @@ class _Face:
         self._core.check_open()
         return self._core.ask(query, self._core.namespace(namespace))
 
-    def _asks(self, queries: Iterable[str], namespace: str | None) -> list[Ask]:
+    def _asks(
+        self, queries: Iterable[str], namespace: str | None, embeddings: Sequence[Any] | None
+    ) -> list[Ask]:
         if isinstance(queries, str):
             raise TypeError("pass a list of queries; a single one goes to the singular method.")
-        return [self._ask(query, namespace) for query in queries]
+        asks = [self._ask(query, namespace) for query in queries]
+        if embeddings is not None and len(embeddings) != len(asks):
+            raise ValueError(
+                f"{len(embeddings)} embeddings for {len(asks)} queries. Nothing was looked up or "
+                "stored. Pass one for each, or none."
+            )
+        return asks
 
     def _identity(self, query: str, namespace: str | None) -> Identity:
         return self._ask(query, namespace).identity
@@ -339,7 +347,7 @@ class SemanticCache(_Face):
         namespace: str | None = None,
     ) -> list[Hit | None]:
         """`get` for each, in order, with one batch for the embedder."""
-        asks = self._asks(queries, namespace)
+        asks = self._asks(queries, namespace, embeddings)
         found = drive(flow.look_many(self._port, asks, embeddings))
         return [outcome if isinstance(outcome, Hit) else None for outcome in found]
 
@@ -516,7 +524,8 @@ class AsyncSemanticCache(_Face):
         namespace: str | None = None,
     ) -> list[Hit | None]:
         """See `SemanticCache.get_many`."""
-        found = await flow.look_many(self._port, self._asks(queries, namespace), embeddings)
+        asks = self._asks(queries, namespace, embeddings)
+        found = await flow.look_many(self._port, asks, embeddings)
         return [outcome if isinstance(outcome, Hit) else None for outcome in found]
 
     async def put(
@@ -633,10 +642,8 @@ def _asked_pairs(
     face: _Face, pairs: Pairs, embeddings: Sequence[Any] | None, namespace: str | None
 ) -> tuple[list[tuple[Ask, Any]], Sequence[Any]]:
     given = list(pairs.items() if isinstance(pairs, Mapping) else pairs)
-    asks = face._asks([query for query, _ in given], namespace)
+    asks = face._asks([query for query, _ in given], namespace, embeddings)
     vectors = embeddings if embeddings is not None else [None] * len(given)
-    if len(vectors) != len(given):
-        raise ValueError(f"{len(vectors)} embeddings for {len(given)} pairs. Nothing was stored.")
     return [(ask, response) for ask, (_, response) in zip(asks, given, strict=True)], vectors
 
 

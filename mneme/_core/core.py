@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 from mneme import context
 from mneme._core.admission import draft
@@ -55,8 +55,6 @@ __all__ = ["Core"]
 
 log = logging.getLogger("mneme")
 
-T = TypeVar("T")
-
 NEIGHBOURS = 8
 """How many of the nearest entries a lookup considers when it refuses the first."""
 
@@ -66,6 +64,16 @@ MAX_REMEMBERED_PARTITIONS = 4_096
 
 CHUNK = 512
 """Entries removed in one commit of a long removal: others get their turn in between."""
+
+
+class TaskCrew(Protocol):
+    """The task group of an open cache."""
+
+    def is_here(self) -> bool:
+        """Whether the caller runs on the loop that owns it."""
+        ...
+
+    def start(self, job: Callable[[], Coroutine[Any, Any, object]]) -> None: ...
 
 
 class Core:
@@ -97,7 +105,7 @@ class Core:
         self.flights = Flights()
         self.tally = Tally(settings.metrics_hook)
         self.thread_crew: Executor | None = None
-        self.task_crew: Callable[[Callable[[], Any]], bool] | None = None
+        self.task_crew: TaskCrew | None = None
         self.is_open = False
         self.is_closed = False
         ledger = Ledger(settings.max_entries, settings.namespace_quotas)

@@ -8,6 +8,7 @@ loop where the port blocks; asyncio and trio await it where the port suspends.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -34,8 +35,14 @@ T = TypeVar("T")
 Call = Callable[[], Awaitable[T]]
 
 EMBEDDER_WEATHER = (EmbeddingError, EmbedderDimensionError)
-STORE_WEATHER = (StoreBackendError, CorruptCacheError, MultiProcessLockError)
-NOT_KEPT = (*EMBEDDER_WEATHER, *STORE_WEATHER, NamespaceQuotaExceededError, Unkeepable)
+STORE_WEATHER = (StoreBackendError, MultiProcessLockError)
+NOT_KEPT = (
+    *EMBEDDER_WEATHER,
+    *STORE_WEATHER,
+    CorruptCacheError,
+    NamespaceQuotaExceededError,
+    Unkeepable,
+)
 
 
 class Port(Protocol):
@@ -61,7 +68,10 @@ class Port(Protocol):
     @property
     def may_wait(self) -> bool: ...
 
-    def in_background(self, job: Callable[[], Coroutine[Any, Any, object]]) -> bool: ...
+    @property
+    def has_crew(self) -> bool: ...
+
+    def start(self, job: Callable[[], Coroutine[Any, Any, object]]) -> None: ...
 
 
 async def look(port: Port, ask: Ask, vector: Any = None) -> Hit | Miss:
@@ -147,6 +157,9 @@ async def put_many(
 async def fill(port: Port, miss: Miss, response: Any, terms: Terms) -> bool:
     """Store the answer to a miss if that is possible now; the caller has it either way."""
     core, ask = port.core, miss.ask
+    if miss.reason in ("bypass", "embedder_failed", "store_failed"):
+        # What was down a moment ago would cost the caller another deadline.
+        return False
     try:
         return await put(port, ask, response, vector=miss.vector, terms=terms)
     except NOT_KEPT as exc:
@@ -201,8 +214,10 @@ class _Work:
                     return await self.alone(core.recall(ask), flight)
             await self.port.follow(flight)
             if flight.ending == "answered" and isinstance(flight.found, Hit):
-                core.told(flight.found, ask)
-                return flight.found.response
+                # A copy: what one caller does to his answer is nothing to the others.
+                hit = replace(flight.found, response=deepcopy(flight.found.response))
+                core.told(hit, ask)
+                return hit.response
             if flight.ending == "failed":
                 found = flight.found
                 return await self.alone(
@@ -221,10 +236,11 @@ class _Work:
             self._land(flight, "answered", found)
             return found.response
         stale = found.stale
-        if stale is not None and _is_within(stale, self.terms.stale_for):
+        if self.port.has_crew and stale is not None and _is_within(stale, self.terms.stale_for):
+            # Landed first: the renewal takes off on a flight of its own.
             self._land(flight, "answered", stale)
-            if self.port.in_background(self.renew):
-                return stale.response
+            self.port.start(self.renew)
+            return stale.response
         if flight is not None:
             flight.found = found
         try:
@@ -267,15 +283,15 @@ async def _settled(port: Port, ask: Ask) -> Hit | Miss | None:
     core = port.core
     mode = context.current_mode.get()
     if mode != "serve":
-        return core.miss(ask, mode)
-    if not core.is_open:
-        await port.ready()
-    if core.is_behind():
-        try:
+        return Miss(mode, ask.namespace, ask=ask)
+    try:
+        if not core.is_open:
+            await port.ready()
+        if core.is_behind():
             await port.catch_up()
-        except STORE_WEATHER as exc:
-            core.tally.failed_open("store", ask.namespace, exc, core.clock())
-            return core.miss(ask, "store_failed")
+    except STORE_WEATHER as exc:
+        core.tally.failed_open("store", ask.namespace, exc, core.clock())
+        return core.miss(ask, "store_failed")
     return core.recall(ask)
 
 

@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Job = Callable[[], Coroutine[Any, Any, object]]
 
 INLINE_FLOATS = 1_000_000
 """A search that reads more than this (about 100 µs of memory traffic) leaves the loop."""
@@ -113,12 +114,14 @@ class BlockingPort:
             finally:
                 self.core.flights.leave(flight, landed.set)
 
-    def in_background(self, job: Callable[[], Coroutine[Any, Any, object]]) -> bool:
-        crew = self.core.thread_crew
-        if crew is None:
-            return False
-        crew.submit(contextvars.copy_context().run, lambda: drive(job()))
-        return True
+    @property
+    def has_crew(self) -> bool:
+        return self.core.thread_crew is not None
+
+    def start(self, job: Job) -> None:
+        """Run `job` in a thread of the open cache."""
+        if (crew := self.core.thread_crew) is not None:
+            crew.submit(contextvars.copy_context().run, lambda: drive(job()))
 
     def _embed(self, embed: Callable[[Any], Any], given: Any) -> Any:
         with _embedder_errors():
@@ -150,6 +153,8 @@ class LoopPort:
         self._embeds_async = embeds_async(core.embedder)
 
     async def ready(self) -> None:
+        if self.core.is_open:
+            return
         if self.core.store.blocking:
             await in_worker_thread(self.core.open)
         else:
@@ -184,9 +189,15 @@ class LoopPort:
         flights = self.core.flights
         await _woken(partial(flights.join, flight), partial(flights.leave, flight))
 
-    def in_background(self, job: Callable[[], Coroutine[Any, Any, object]]) -> bool:
+    @property
+    def has_crew(self) -> bool:
         crew = self.core.task_crew
-        return crew is not None and crew(job)
+        return crew is not None and crew.is_here()
+
+    def start(self, job: Job) -> None:
+        """Run `job` in the task group of the open cache."""
+        if (crew := self.core.task_crew) is not None:
+            crew.start(job)
 
     async def _embed(self, embed: Callable[[Any], Any], given: Any) -> Any:
         with _embedder_errors(), _deadline(self.core.settings.embed_timeout):
@@ -289,17 +300,17 @@ async def task_crew(core: Core) -> AsyncIterator[None]:
 
 
 class _Crew:
-    """Starts jobs in a task group, from the loop that owns it and no other."""
+    """A task group, for callers on its own loop and no other."""
 
     def __init__(self, group: TaskGroup) -> None:
         self._group = group
         self._token = anyio.lowlevel.current_token()
 
-    def __call__(self, job: Callable[[], Coroutine[Any, Any, object]]) -> bool:
-        if anyio.lowlevel.current_token() != self._token:
-            return False
+    def is_here(self) -> bool:
+        return anyio.lowlevel.current_token() == self._token
+
+    def start(self, job: Job) -> None:
         self._group.start_soon(job)
-        return True
 
 
 _limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("mneme_limiter")
