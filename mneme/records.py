@@ -13,7 +13,6 @@ __all__ = [
     "Candidate",
     "Changes",
     "Entry",
-    "Event",
     "Explanation",
     "Health",
     "Hit",
@@ -214,14 +213,6 @@ class Explanation:
             f"  threshold {self.threshold:.4f}",
         ]
         return "\n".join(lines + [f"  {verdict}" for verdict in self.verdicts])
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something a metrics hook hears of: a name and plain attributes, never a prompt's text."""
-
-    name: str
-    attrs: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,13 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # The strictest layer is the default there, so that a new decider needs no line here.
     "pure": (("_core",), ("words",)),
     "context": (("context",), ("words", "pure")),
-    "events": (("events",), ("words",)),
     "codecs": (("codecs",), ("words", "pure")),
     "stores": (("stores",), ("words",)),
     "indexes": (("indexes",), ("words",)),
     "flights": (("_core.flights",), ("words", "pure")),
     "core": (
         ("_core.core", "_core.tally", "_core.live", "_core.admission"),
-        ("words", "pure", "context", "events", "codecs", "flights"),
+        ("words", "pure", "context", "codecs", "flights"),
     ),
     "flow": (("_core.flow",), ("words", "pure", "context", "flights", "core")),
     "ports": (("_core.ports",), ("words", "flights", "core")),

@@ -91,7 +91,8 @@ class _Calls:
             asked = split(prompt)
             prompt, semantic = asked.prompt, asked.semantic
             names = (*self.binder.rest, "messages")
-            partition = self._partition(namespace, (*values, asked.rest), names)
+            picked = prompt if self.binder.picks else None
+            partition = self._partition(namespace, (*values, asked.rest), names, picked)
         elif self.binder.picks or not SIMPLE.issuperset(map(type, values)):
             picked = prompt if self.binder.picks else None
             partition = self._partition(namespace, values, self.binder.rest, picked)

@@ -126,14 +126,14 @@ class BlockingPort:
     def _embed(self, embed: Callable[[Any], Any], given: Any) -> Any:
         with _embedder_errors():
             raw = _within(self.core.settings.embed_timeout, embed, given)
-            if inspect.isawaitable(raw):
-                if inspect.iscoroutine(raw):
-                    raw.close()
-                raise TypeError(
-                    "the embedder is async and the caller is not. Nothing was looked up. "
-                    "Wrap it with mneme.to_sync_embedder, or use AsyncSemanticCache"
-                )
-            return raw
+        if inspect.isawaitable(raw):
+            if inspect.iscoroutine(raw):
+                raw.close()
+            raise TypeError(
+                "the embedder is async and the caller is not. Nothing was looked up. "
+                "Wrap it with mneme.to_sync_embedder, or use AsyncSemanticCache."
+            )
+        return raw
 
     def _store(self, work: Callable[..., T], *args: Any) -> T:
         timeout = self.core.settings.store_timeout if self.core.store.blocking else None
