@@ -73,6 +73,7 @@ class _Face:
         max_metadata_bytes: int = 65_536,
         embed_timeout: float | timedelta | None = None,
         store_timeout: float | timedelta | None = None,
+        durability: Literal["commit", "group"] = "commit",
         require_namespace: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -97,6 +98,8 @@ class _Face:
             max_query_bytes, max_response_bytes, max_metadata_bytes: limits, in UTF-8.
             embed_timeout, store_timeout: seconds after which a lookup goes on without;
                 None: no deadline of the cache's own.
+            durability: of the file at `path`: ``"commit"`` returns from `put` when it is
+                committed, ``"group"`` at once, and commits many together within 50 ms.
             require_namespace: refuse calls made outside any namespace.
             clock: seconds since the epoch.
 
@@ -109,6 +112,8 @@ class _Face:
         """
         if (path is None) == (store is None):
             raise ValueError("pass exactly one of path= (a SQLite file) and store=.")
+        if store is not None and durability != "commit":
+            raise ValueError("durability= belongs to path=; give it to the store you made.")
         if index_backend not in ("auto", "numpy", "hnsw"):
             raise ValueError(f"index_backend must be auto, numpy or hnsw, got {index_backend!r}.")
         if index_backend == "hnsw":
@@ -144,7 +149,9 @@ class _Face:
         self._adopt(
             Core(
                 settings,
-                store=store if store is not None else SQLiteStore(path or ""),
+                store=store
+                if store is not None
+                else SQLiteStore(path or "", durability=durability),
                 embedder=embedder,
                 index_factory=ExactIndex,
                 index_backend="numpy",
@@ -610,8 +617,11 @@ class AsyncSemanticCache(_Face):
 
     async def close(self) -> None:
         """Let refreshes that run in the background end, save counters, close the store."""
-        await self._crew.aclose()
-        await self._port.run(self._core.close)
+        try:
+            await self._crew.aclose()
+        finally:
+            # Shielded: a cancelled owner is no reason to lose counters.
+            await self._port.run(self._core.close, shield=True)
 
     async def __aenter__(self) -> AsyncSemanticCache:
         self._core.check_open()

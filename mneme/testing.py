@@ -116,7 +116,7 @@ class StoreContract:
     The promises of `mneme.types.Store`, one test each.
 
     Inherit it, name the class ``Test...``, and give ``make_store``. Stores that outlive the
-    object override ``reopen``, which closes `store` and opens the same one again.
+    object override ``reopen``, and those that several processes may share, ``beside``.
     """
 
     FINGERPRINT = "contract:embedder:8:l2"
@@ -130,10 +130,20 @@ class StoreContract:
         """The same store, opened again after `store` was closed."""
         return store
 
+    def beside(self, store: Store, place: Any) -> Store:
+        """The same store while `store` is open, as another process would have it."""
+        return store
+
     def _opened(self, place: Any) -> Store:
         store = self.make_store(place)
         store.claim(self.FINGERPRINT, self.DIM)
         return store
+
+    def _beside(self, store: Store, place: Any) -> Store:
+        other = self.beside(store, place)
+        if other is not store:
+            other.claim(self.FINGERPRINT, self.DIM)
+        return other
 
     def _reopened(self, store: Store, place: Any) -> Store:
         store.close()
@@ -248,12 +258,15 @@ class StoreContract:
     def test_changes_since_a_mark(self, tmp_path: Any) -> None:
         """What was put and removed since a mark, in its last state; or None: scan again."""
         store = self._opened(tmp_path)
+        other = self._beside(store, tmp_path)
         store.commit(Changes(puts=(entry("a"), entry("b"))))
-        mark = store.mark()
-        nothing = store.changes_since(mark)
+        assert len(list(store.scan())) == 2
+        nothing = store.changes_since(store.mark())
         assert nothing is not None and not nothing.puts and not nothing.removed
-        store.commit(Changes(puts=(entry("c"), entry("d")), removed=(entry("a").identity,)))
-        store.commit(Changes(puts=(entry("d", "new"),), removed=(entry("c").identity,)))
+        mark = nothing.mark
+        other.commit(Changes(puts=(entry("c"), entry("d")), removed=(entry("a").identity,)))
+        other.commit(Changes(puts=(entry("d", "new"),), removed=(entry("c").identity,)))
+        assert len(list(other.scan())) == 2
         changes = store.changes_since(mark)
         if changes is not None:
             assert [(one.prompt, one.payload.data) for one in changes.puts] == [("d", "new")]
@@ -261,6 +274,7 @@ class StoreContract:
             assert entry("b").identity not in changes.removed
             assert changes.mark == store.mark()
         store.close()
+        other.close()
 
     def test_an_unknown_mark_means_scan_again(self, tmp_path: Any) -> None:
         """A mark that the store cannot have given is answered by None."""
@@ -271,12 +285,15 @@ class StoreContract:
     def test_a_commit_by_another_leaves_the_mark_behind(self, tmp_path: Any) -> None:
         """`commit` gives a mark at which nothing of others is missed."""
         store = self._opened(tmp_path)
+        other = self._beside(store, tmp_path)
         seen = store.mark()
-        store.commit(Changes(puts=(entry("theirs"),), mark=seen))
+        other.commit(Changes(puts=(entry("theirs"),), mark=seen))
+        assert len(list(other.scan())) == 1
         mine = store.commit(Changes(puts=(entry("mine"),), mark=seen))
         changes = store.changes_since(mine)
         assert changes is None or "theirs" in [one.prompt for one in changes.puts]
         store.close()
+        other.close()
 
     def test_threads_may_share_it(self, tmp_path: Any) -> None:
         """Commits from many threads are all kept."""

@@ -1,0 +1,112 @@
+"""Many commits as one: what is handed in is written together, a moment later."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable
+
+from mneme.errors import MnemeError
+from mneme.records import Changes, Entry, Identity
+
+__all__ = ["GroupCommit"]
+
+log = logging.getLogger("mneme")
+
+MAX_WAITING = 4_096
+"""Entries; a store that falls further behind makes its callers wait, as without grouping."""
+
+
+class GroupCommit:
+    """
+    Collects changes and writes them in one go, at most `delay` seconds after the first.
+
+    A write that fails is tried again with the next; what waits is kept until then, and `add`
+    raises what `write` raised once more waits than is sensible to keep.
+    """
+
+    def __init__(self, write: Callable[[Changes], object], delay: float) -> None:
+        self._write = write
+        self._delay = delay
+        self._puts: dict[Identity, Entry] = {}
+        self._removed: dict[Identity, None] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._filled = threading.Event()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, changes: Changes) -> None:
+        """Take `changes`; they are written within the delay, or now if too many wait."""
+        with self._lock:
+            for identity in changes.removed:
+                self._puts.pop(identity, None)
+                self._removed[identity] = None
+            for entry in changes.puts:
+                self._removed.pop(entry.identity, None)
+                self._puts[entry.identity] = entry
+            self._counts.update(changes.counts)
+            waiting = len(self._puts) + len(self._removed)
+            if self._thread is None and not self._closed.is_set():
+                self._thread = threading.Thread(
+                    target=_keep_writing, args=(weakref.ref(self), self._filled, self._closed,
+                                                self._delay),
+                    name="mneme-group-commit", daemon=True,
+                )  # fmt: skip
+                self._thread.start()
+        self._filled.set()
+        if waiting > MAX_WAITING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, and return when it is written."""
+        with self._writing:
+            with self._lock:
+                self._filled.clear()
+                taken = Changes(tuple(self._puts.values()), tuple(self._removed), self._counts)
+                self._puts, self._removed, self._counts = {}, {}, Counter()
+            if not (taken.puts or taken.removed or taken.counts):
+                return
+            try:
+                self._write(taken)
+            except BaseException:
+                self._put_back(taken)
+                raise
+
+    def close(self) -> None:
+        """Write what waits, and stop."""
+        self._closed.set()
+        self._filled.set()
+        self.flush()
+
+    def _put_back(self, taken: Changes) -> None:
+        with self._lock:
+            newer = set(self._puts) | set(self._removed)
+            self._puts = {e.identity: e for e in taken.puts if e.identity not in newer} | self._puts
+            self._removed = {i: None for i in taken.removed if i not in newer} | self._removed
+            self._counts.update(taken.counts)
+        self._filled.set()
+
+
+def _keep_writing(
+    group: weakref.ref[GroupCommit],
+    filled: threading.Event,
+    closed: threading.Event,
+    delay: float,
+) -> None:
+    # It holds no reference while it waits: a store that nobody uses may be collected.
+    while True:
+        filled.wait()
+        if closed.wait(delay):
+            return
+        alive = group()
+        if alive is None:
+            return
+        try:
+            alive.flush()
+        except MnemeError as exc:
+            log.warning("a group commit failed and will be tried again: %s", exc)
+        del alive

@@ -1,0 +1,117 @@
+"""Changes that are written in groups are all written, in order, failures or not."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import pytest
+
+from mneme.errors import StoreBackendError
+from mneme.records import Changes
+from mneme.stores._group import GroupCommit
+from mneme.testing import entry
+
+
+class Writer:
+    """Keeps what it is given, or fails while told to."""
+
+    def __init__(self) -> None:
+        self.written: list[Changes] = []
+        self.fails = False
+        self.tried = threading.Event()
+
+    def __call__(self, changes: Changes) -> None:
+        try:
+            if self.fails:
+                raise StoreBackendError("down")
+            self.written.append(changes)
+        finally:
+            self.tried.set()
+
+
+def test_what_is_added_is_written_by_itself() -> None:
+    """Nobody need flush: the group is written after its delay."""
+    writer = Writer()
+    group = GroupCommit(writer, delay=0.001)
+    group.add(Changes(puts=(entry("a"),)))
+    assert writer.tried.wait(10)
+    group.close()
+    assert [one.prompt for changes in writer.written for one in changes.puts] == ["a"]
+
+
+def test_a_group_is_one_write_of_the_last_states() -> None:
+    """Puts and removals of one identity come down to the last, and counts add up."""
+    writer = Writer()
+    group = GroupCommit(writer, delay=60)
+    group.add(Changes(puts=(entry("a", "old"), entry("b")), counts={("n", "misses"): 1}))
+    group.add(Changes(puts=(entry("a", "new"),), removed=(entry("b").identity,)))
+    group.add(Changes(removed=(entry("c").identity,), counts={("n", "misses"): 2}))
+    group.add(Changes(puts=(entry("c"),)))
+    group.flush()
+    (changes,) = writer.written
+    assert [(one.prompt, one.payload.data) for one in changes.puts] == [
+        ("a", "new"),
+        ("c", "a memory"),
+    ]
+    assert changes.removed == (entry("b").identity,)
+    assert dict(changes.counts) == {("n", "misses"): 3}
+    group.flush()
+    assert len(writer.written) == 1
+    group.close()
+
+
+def test_a_failed_write_is_kept_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """What could not be written waits, behind what came later, until it can."""
+    writer = Writer()
+    writer.fails = True
+    group = GroupCommit(writer, delay=0.001)
+    group.add(Changes(puts=(entry("a", "old"), entry("b")), removed=(entry("c").identity,)))
+    assert writer.tried.wait(10)
+    # The second try says that the first has been logged.
+    writer.tried.clear()
+    assert writer.tried.wait(10)
+    with pytest.raises(StoreBackendError):
+        group.flush()
+    group.add(Changes(puts=(entry("a", "new"), entry("c"))))
+    writer.fails = False
+    group.close()
+    last: dict[str, object] = {}
+    for changes in writer.written:
+        last |= {one.prompt: one.payload.data for one in changes.puts}
+        assert entry("c").identity not in changes.removed or "c" not in last
+    assert last == {"a": "new", "b": "a memory", "c": "a memory"}
+    assert "will be tried again" in caplog.text
+
+
+def test_a_store_that_falls_behind_makes_callers_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the limit an add writes, and its failure reaches the caller."""
+    monkeypatch.setattr("mneme.stores._group.MAX_WAITING", 2)
+    writer = Writer()
+    group = GroupCommit(writer, delay=60)
+    group.add(Changes(puts=(entry("a"), entry("b"))))
+    assert not writer.written
+    writer.fails = True
+    with pytest.raises(StoreBackendError, match="down"):
+        group.add(Changes(puts=(entry("c"),)))
+    writer.fails = False
+    group.close()
+    assert len(writer.written[0].puts) == 3
+
+
+def test_a_forgotten_group_is_collected() -> None:
+    """The thread that writes keeps nothing alive."""
+    writer = Writer()
+    group = GroupCommit(writer, delay=0.001)
+    group.add(Changes(puts=(entry("a"),)))
+    assert writer.tried.wait(10)
+    thread, alive = group._thread, weakref.ref(group)
+    filled = group._filled
+    del group
+    while alive() is not None:
+        gc.collect()
+    filled.set()
+    assert thread is not None
+    thread.join(10)
+    assert not thread.is_alive()
