@@ -19,6 +19,9 @@ current_namespace: ContextVar[str | None] = ContextVar("mneme_namespace", defaul
 current_mode: ContextVar[Mode] = ContextVar("mneme_mode", default="serve")
 observers: ContextVar[tuple[list[Hit | Miss], ...]] = ContextVar("mneme_observers", default=())
 
+_blocks: ContextVar[tuple[object, ...]] = ContextVar("mneme_blocks", default=())
+"""The blocks that are open here; a copy of the context has them too."""
+
 
 @contextmanager
 def namespace(name: str) -> Iterator[str]:
@@ -64,14 +67,19 @@ def observe() -> Iterator[list[Hit | Miss]]:
 
 @contextmanager
 def _set(variable: ContextVar[T], value: T) -> Iterator[None]:
-    before = variable.get()
+    before, block = variable.get(), object()
+    opened = _blocks.set((*_blocks.get(), block))
     token: Token[T] = variable.set(value)
     try:
         yield
     finally:
         try:
             variable.reset(token)
+            _blocks.reset(opened)
         except ValueError:
-            # Entered in one context and left in another (a fixture, a generator that moved):
-            # there the old value is put back by hand.
-            variable.set(before)
+            # Entered in one context and left in another (a fixture, a generator that moved or
+            # was collected). A copy of ours gets the old value back by hand; any other has
+            # nothing of ours, and may be in a block of its own.
+            if _blocks.get()[-1:] == (block,):
+                variable.set(before)
+                _blocks.set(_blocks.get()[:-1])

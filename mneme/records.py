@@ -79,7 +79,8 @@ class Entry:
 
     Times are seconds since the epoch. ``expires_at`` ends the time it is served as fresh,
     ``dies_at`` the time it may still be served stale; ``None`` means never.
-    ``vector`` is ``None`` for an entry that only the exact layer may serve.
+    ``vector`` is ``None`` for an entry that only the exact layer may serve; it has no part in
+    whether two entries are equal.
     """
 
     namespace: str
@@ -87,7 +88,7 @@ class Entry:
     key: Key
     prompt: str
     payload: Payload
-    vector: Vector | None
+    vector: Vector | None = field(compare=False)
     created_at: float
     expires_at: float | None = None
     dies_at: float | None = None

@@ -115,15 +115,21 @@ def _call_of(
     gets all of them as a mapping, ``**`` all of them by name.
     """
     everything = ", ".join(f"{p!r}: {p}" for p in parameters)
-    own = inspect.signature(chosen).parameters
+    try:
+        own = inspect.signature(chosen).parameters
+    except ValueError:  # a builtin that does not say what it takes
+        return f"{alias}({{{everything}}})"
     if any(q.kind is Parameter.VAR_KEYWORD for q in own.values()):
         return f"{alias}(**{{{everything}}})"
-    required = [p for p, q in own.items() if q.default is Parameter.empty]
-    if all(p in parameters for p in required) and required:
-        known = [p for p in own if p in parameters]
+    named = [p for p, q in own.items() if q.kind is not Parameter.VAR_POSITIONAL]
+    required = [p for p in named if own[p].default is Parameter.empty]
+    known = [p for p in named if p in parameters]
+    if known and all(p in parameters for p in required):
         given = [p if own[p].kind is Parameter.POSITIONAL_ONLY else f"{p}={p}" for p in known]
         return f"{alias}({', '.join(given)})"
-    if len(required) == 1:
+    # One value by position: a parameter of its own, or ``*`` alone.
+    wanted = required if named else list(own)
+    if len(wanted) == 1 and own[wanted[0]].kind is not Parameter.KEYWORD_ONLY:
         return f"{alias}({{{everything}}})"
     raise TypeError(
         f"{name}: the callable for {alias.removeprefix('_mneme_')} takes ({', '.join(own)}), which "

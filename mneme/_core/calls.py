@@ -98,23 +98,27 @@ class _Calls:
             partition = self._partition(namespace, values, self.binder.rest, picked)
         else:
             partition = self._known_partition(namespace, values)
-        return self.core.ask(
-            prompt,
-            namespace,
-            partition=partition,
-            codec=self.codec,
-            threshold=self.threshold,
-            semantic=semantic,
-            counts=self.counts,
-        )
+        try:
+            return self.core.ask(
+                prompt,
+                namespace,
+                partition=partition,
+                codec=self.codec,
+                threshold=self.threshold,
+                semantic=semantic,
+                counts=self.counts,
+            )
+        except Unaskable as exc:
+            exc.namespace = namespace
+            raise
 
     def ask_or_pass(self, args: Args, kwargs: Kwargs) -> Ask | None:
         """The question, or None where the function is to be called without the cache."""
         self.core.check_open()
         try:
             return self.ask(args, kwargs)
-        except Unaskable:
-            self.core.told_uncacheable()
+        except Unaskable as exc:
+            self.core.told_uncacheable(exc.namespace)
             return None
 
     def is_mine(self, entry: Entry) -> bool:

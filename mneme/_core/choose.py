@@ -26,7 +26,11 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a candidate must pass: cosine, guards, validator and confidence."""
+    """
+    What a candidate must pass: cosine, guards, validator and confidence.
+
+    A rule that raises refuses the candidate: a lookup is never worse than no cache.
+    """
 
     threshold: float
     guards: tuple[Guard, ...] = ()
@@ -108,7 +112,11 @@ def _judge(
     if not similarity >= rules.threshold:
         raise Unusable("below_threshold")
     for guard in rules.guards:
-        if (why := guard(asked, entry.prompt)) is not None:
+        try:
+            why = guard(asked, entry.prompt)
+        except Exception as exc:
+            why = _text_of(exc)
+        if why is not None:
             raise Unusable("guarded", why)
     return as_hit(entry, similarity, "semantic", rules, now=now, codec=codec)
 
@@ -134,15 +142,23 @@ def as_hit(
     if expires_at is not None and freshness(now, expires_at, entry.dies_at) == "expired":
         raise Unusable("expired")
     response = _decoded(codec, entry)
-    if rules.validator is not None and not rules.validator(response):
-        raise Unusable("invalid")
+    if rules.validator is not None:
+        try:
+            is_valid = bool(rules.validator(response))
+        except Exception as exc:
+            raise Unusable("invalid", _text_of(exc)) from exc
+        if not is_valid:
+            raise Unusable("invalid")
     age = now - entry.created_at
     if age < 0.0:
         age = 0.0
     metadata = {} if entry.metadata == "{}" else json.loads(entry.metadata)
     confidence = similarity
     if rules.confidence_fn is not None:
-        confidence = float(rules.confidence_fn(similarity, age, metadata))
+        try:
+            confidence = float(rules.confidence_fn(similarity, age, metadata))
+        except Exception as exc:
+            raise Unusable("low_confidence", _text_of(exc)) from exc
         if math.isnan(confidence) or confidence < rules.threshold:
             raise Unusable("low_confidence", f"confidence {confidence:.4f}")
     return Hit(
@@ -164,3 +180,7 @@ def _decoded(codec: Codec, entry: Entry) -> Any:
     except Exception as exc:
         # The result's type has changed since it was stored: ask again and overwrite.
         raise Unusable("undecodable", str(exc)) from exc
+
+
+def _text_of(exc: Exception) -> str:
+    return f"{type(exc).__name__}: {exc}"

@@ -103,6 +103,7 @@ class Core:
         )
         self.codec = AutoCodec()
         self.flights = Flights()
+        self.renewals = Flights()
         self.tally = Tally(settings.metrics_hook)
         self.thread_crew: Executor | None = None
         self.task_crew: TaskCrew | None = None
@@ -414,6 +415,9 @@ class Core:
 
     def _select(self, wanted: Callable[[Entry], bool]) -> list[Identity]:
         self.open()
+        if self.store.mark() != self._mark:
+            # What others have put a moment ago is to be removed as well.
+            self.catch_up()
         return self.live.select(wanted)
 
     def compact(self) -> None:

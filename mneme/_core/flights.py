@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Literal
 
@@ -116,8 +116,10 @@ class Flights:
             flight.ending, flight.found = ending, found
             del self._open[flight.identity]
             wakers, flight.wakers = flight.wakers, []
-        for wake in wakers:
-            wake()
+        with ExitStack() as stack:
+            # All of them, even where one is interrupted: who is not woken sleeps for ever.
+            for wake in reversed(wakers):
+                stack.callback(wake)
 
     @contextmanager
     def leading(self, flight: Flight) -> Iterator[None]:

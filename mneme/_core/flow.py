@@ -257,19 +257,22 @@ class _Work:
         return value
 
     async def renew(self) -> None:
-        """Call and overwrite, unless somebody is already at it; nobody waits for this."""
+        """Call and overwrite, unless somebody is at it or was just now; nobody waits for this."""
         core, ask = self.port.core, self.ask
-        flight, leads = core.flights.board(ask.identity, may_wait=False)
+        # Not the flights of callers: those who ask meanwhile are served stale, not held up.
+        flight, leads = core.renewals.board(ask.identity, may_wait=False)
         if flight is None or not leads:
             return
         try:
-            with core.flights.leading(flight):
+            with core.renewals.leading(flight):
+                if core.recall(ask) is not None:
+                    return
                 value = await self.call()
                 miss = core.miss(ask, "stale")
                 if (self.admit is None or self.admit(value)) and await fill(
                     self.port, miss, value, self.terms
                 ):
-                    core.flights.land(flight, "filled")
+                    core.renewals.land(flight, "filled")
         except Exception as exc:
             core.tally.failed_open("refresh", ask.namespace, exc, core.clock())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from datetime import timedelta
 from typing import Literal
 
@@ -24,9 +25,11 @@ def as_seconds(value: float | timedelta | None, name: str) -> float | None:
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} must be seconds or a timedelta, not {value!r}.")
-    if math.isnan(value) or value < 0:
+    # Written so that NaN is refused too.
+    if not value >= 0:
         raise ValueError(f"{name} must not be negative, got {value!r}. Use None for no limit.")
-    return float(value)
+    # A whole number may be past what a float can hold.
+    return float(value) if value <= sys.float_info.max else math.inf
 
 
 def deadlines(

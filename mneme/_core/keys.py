@@ -10,7 +10,7 @@ tag    body
 =====  ==========================================================================
 ``n``  ``None``: empty
 ``b``  ``bool``: ``1`` or ``0``
-``i``  ``int``: decimal
+``i``  ``int``: hexadecimal
 ``f``  ``float``: ``repr``, with ``-0.0`` as ``0.0`` and every NaN as ``nan``
 ``s``  ``str``: UTF-8 (lone surrogates kept by ``surrogatepass``)
 ``y``  ``bytes``: as they are
@@ -19,7 +19,7 @@ tag    body
 ``e``  set or frozenset: the items' forms, sorted
 ``x``  a value of a named class (enum, dataclass, date, pydantic model, ...): the class's
        form, then that of its plain content
-``c``  a class: module and qualified name
+``c``  a class: module, colon and qualified name
 ``P``  the prompt itself, where it was picked out of an argument: empty
 =====  ==========================================================================
 """
@@ -63,6 +63,8 @@ class Unaskable(ValueError):
     """A prompt that the cache will not take; `cache.get` raises it, a decorator calls through."""
 
     reason: MissReason = "uncacheable"
+    namespace: str | None = None
+    """Where it was asked, once that is known."""
 
 
 class NoStableForm(TypeError):
@@ -191,11 +193,15 @@ def check_namespace(name: object) -> str:
 
     Raises:
         TypeError: not text.
-        ValueError: empty, over 1,024 bytes, or with a NUL.
+        ValueError: empty, over 1,024 bytes, with a NUL, or not encodable.
     """
     if not isinstance(name, str):
         raise TypeError(f"a namespace is text, got {type(name).__name__}. Pass a str.")
-    if not name or "\0" in name or len(name.encode("utf-8", "surrogatepass")) > MAX_NAMESPACE_BYTES:
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 0 < size <= MAX_NAMESPACE_BYTES or "\0" in name:
         raise ValueError(
             f"{name[:40]!r} is no name for a namespace. "
             f"Use 1 to {MAX_NAMESPACE_BYTES:,} bytes of text without NUL."
@@ -251,7 +257,7 @@ def _form(value: object, without: str | None, path: str, depth: int) -> bytes:
         items = b"".join([inner(item, f"[{at}]") for at, item in enumerate(value)])
         return _framed(b"l" if kind is list else b"t", items)
     if isinstance(value, type):
-        return _framed(b"c", f"{value.__module__}.{value.__qualname__}".encode())
+        return _framed(b"c", f"{value.__module__}:{value.__qualname__}".encode())
     if (named := _content(value)) is not None:
         return _framed(b"x", _form(kind, None, path, depth + 1) + inner(named[0], ""))
     if isinstance(value, Mapping):
@@ -273,7 +279,8 @@ def _float(value: Any) -> bytes:
 _PLAIN: dict[type, Callable[[Any], bytes]] = {
     type(None): lambda value: b"n0:",
     bool: lambda value: _framed(b"b", b"1" if value else b"0"),
-    int: lambda value: _framed(b"i", b"%d" % value),
+    # Not decimal: Python refuses to print very long numbers.
+    int: lambda value: _framed(b"i", b"%x" % value),
     float: _float,
     bytes: lambda value: _framed(b"y", value),
 }
@@ -282,21 +289,38 @@ _BY_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, f
             uuid.UUID, pathlib.PurePath, range, complex)  # fmt: skip
 
 
+_EXACT: dict[type, Callable[[Any], object]] = {
+    str: str.__str__,
+    bytes: bytes.__bytes__,
+    int: int.__int__,
+    float: float.__float__,
+}
+"""Subclasses to their plain content, past what they print: secrets may print alike."""
+
+
 def _content(value: Any) -> tuple[object] | None:
     """The plain content of a value of a named class, in a 1-tuple; ``None`` for other values."""
     if callable(own := getattr(value, "__mneme_key__", None)):
         return (own(),)
     if isinstance(value, enum.Enum):
-        return (value.name,)
+        # Flags without a known bit have no name.
+        return (value.name if value.name is not None else value.value,)
     if isinstance(value, _BY_TEXT):
         return (str(value),)
-    for plain in (str, bytes, int, float):
+    for plain, exact in _EXACT.items():
         if isinstance(value, plain):
-            return (plain(value),)  # type: ignore[arg-type]
+            return (exact(value),)
     if dataclasses.is_dataclass(value):
         return ({f.name: getattr(value, f.name) for f in dataclasses.fields(value)},)
-    if callable(dump := getattr(value, "model_dump", None)) and hasattr(value, "model_fields_set"):
-        return (dump(mode="json"),)
+    # By what the class has: a mock has whatever it is asked for.
+    kind = type(value)
+    if isinstance(fields := getattr(kind, "model_fields", None), dict):
+        # Not its dump: that hides secrets, leaves out fields, and lists sets in any order.
+        return ({name: getattr(value, name) for name in fields} | (value.model_extra or {}),)
+    if hasattr(kind, "get_secret_value"):
+        return (value.get_secret_value(),)
+    if hasattr(kind, "unicode_string"):
+        return (value.unicode_string(),)
     if isinstance(value, (list, tuple)):
         return (list(value),)
     return None

@@ -69,7 +69,7 @@ class Ledger:
         return shelf.get(key) if shelf is not None else None
 
     def records(self) -> list[Record]:
-        """A snapshot of all records, oldest first."""
+        """A snapshot of all records, those that may have to go first ahead."""
         return list(self._live.values())
 
     def partitions(self, namespace: str) -> set[Partition]:
@@ -148,7 +148,11 @@ class Ledger:
         Of a batch that is larger than a limit the last ones are kept. Quotas are checked for
         the namespaces of `puts` and for `namespaces`. Nothing is changed but second chances.
         """
-        latest = {entry.identity: entry for entry in puts}
+        latest: dict[Identity, Entry] = {}
+        for entry in puts:
+            # Out and in again, so that a later answer to one question is late in the batch.
+            latest.pop(entry.identity, None)
+            latest[entry.identity] = entry
         kept = list(latest.values())
         for namespace in {entry.namespace for entry in kept} & self.quotas.keys():
             own = [entry for entry in kept if entry.namespace == namespace]
@@ -158,7 +162,7 @@ class Ledger:
             kept = kept[max(0, len(kept) - self.max_entries) :]
         spared = {entry.identity for entry in kept}
         gone: dict[Identity, None] = {}
-        touched = {entry.namespace for entry in kept}.union(namespaces)
+        touched = {entry.namespace for entry in puts}.union(namespaces)
         for namespace in sorted(touched & self.quotas.keys()):
             quota = self.quotas[namespace]
             coming = sum(

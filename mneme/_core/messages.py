@@ -18,7 +18,7 @@ __all__ = ["Asked", "are_messages", "split"]
 
 USER_ROLES = ("user", "human")
 TEXT_PARTS = ("text", "input_text")
-_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
+_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "type", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +75,43 @@ def _text_of(content: object) -> tuple[str, list[object]]:
             texts.append(text)
         elif part is not None:
             # How much text stands before a picture says which words speak of it.
-            others.append([len(texts), part])
+            others.append([len(texts), part if text is None else _fields_of(part)])
+    if others:
+        others.append(len(texts))
     return "\n".join(texts), others
 
 
 def _is_bare(part: object) -> bool:
     """Whether a text part says no more than its text (cache marks say how, not what)."""
-    if not isinstance(part, Mapping):
-        return True
-    return all(name in ("type", "text", "cache_control") for name in part)
+    return all(name in ("type", "text", "cache_control") for name in _fields_of(part))
 
 
 def _plain(message: Any, at: int) -> dict[str, Any]:
-    if isinstance(message, Mapping):
-        fields = dict(message)
-    else:
-        fields = {name: getattr(message, name) for name in _FIELDS if getattr(message, name, None)}
+    fields = _fields_of(message)
     if not isinstance(fields.get("role"), str):
         raise TypeError(
             f"messages[{at}] is {type(message).__name__}, not a chat message: it has no role. "
             'Pass {"role": ..., "content": ...} or an object with these attributes.'
         )
     return fields
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    """What a mapping holds, or what an object says of itself, `None` and private names apart."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    kind = type(value)
+    # Not the known names alone: two turns that differ in another field are two turns.
+    names = dict.fromkeys(_FIELDS)
+    for declared in (
+        getattr(kind, "__dataclass_fields__", ()),
+        getattr(kind, "_fields", ()),
+        getattr(value, "__dict__", ()),
+        getattr(value, "model_extra", None) or (),
+    ):
+        names.update(dict.fromkeys(declared))
+    found = {name: getattr(value, name, None) for name in names if not name.startswith("_")}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def _field(value: Any, name: str) -> Any:

@@ -181,9 +181,10 @@ class LoopPort:
         # Shielded: the answer is paid for, and a caller who leaves does not make it worthless.
         return await self._store(self.core.commit, puts, removed, shield=True)
 
-    async def run(self, work: Callable[..., T], *args: Any) -> T:
+    async def run(self, work: Callable[..., T], *args: Any, shield: bool = False) -> T:
         """Long work of the core, in a worker thread and without a deadline."""
-        return await in_worker_thread(work, *args)
+        with anyio.CancelScope(shield=shield):
+            return await in_worker_thread(work, *args)
 
     async def follow(self, flight: Flight) -> None:
         flights = self.core.flights

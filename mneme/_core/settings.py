@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import check_namespace
 from mneme.types import Confidence, Guard, MetricsHook, Normalizer, Validator
 
 __all__ = ["Settings", "check_count", "check_threshold"]
+
+T = TypeVar("T")
+
+LONGEST_DEADLINE = 1e9
+"""Seconds: what is longer is no deadline, and more than a lock or a loop can wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Settings:
         Raises:
             ValueError: naming the setting, its value and what it may be.
         """
-        quotas = dict(namespace_quotas or {})
+        quotas = _made(dict, namespace_quotas or {}, "namespace_quotas", "a dict")
         for name, quota in quotas.items():
             check_namespace(name)
             check_count(quota, f"namespace_quotas[{name!r}]", least=0)
@@ -75,9 +79,9 @@ class Settings:
         ):
             if function is not None and not callable(function):
                 raise ValueError(f"{name} must be callable or None, got {function!r}.")
-        guards = tuple(guards)
+        guards = _made(tuple, guards, "guards", "a list of callables")
         if not all(callable(guard) for guard in guards):
-            raise ValueError("each guard is a callable (asked, cached) -> None or a reason.")
+            raise ValueError("guards must be callables (asked, cached) -> None or a reason.")
         return Settings(
             similarity_threshold=check_threshold(similarity_threshold),
             default_ttl=as_seconds(default_ttl, "default_ttl"),
@@ -92,11 +96,23 @@ class Settings:
             max_query_bytes=check_count(max_query_bytes, "max_query_bytes"),
             max_response_bytes=check_count(max_response_bytes, "max_response_bytes"),
             max_metadata_bytes=check_count(max_metadata_bytes, "max_metadata_bytes"),
-            embed_timeout=as_seconds(embed_timeout, "embed_timeout"),
-            store_timeout=as_seconds(store_timeout, "store_timeout"),
+            embed_timeout=_deadline(embed_timeout, "embed_timeout"),
+            store_timeout=_deadline(store_timeout, "store_timeout"),
             require_namespace=require_namespace,
             clock=clock,
         )
+
+
+def _made(kind: Callable[[Any], T], value: Any, name: str, what: str) -> T:
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as exc:
+        raise ValueError(f"{name} must be {what}, got {value!r}.") from exc
+
+
+def _deadline(value: float | timedelta | None, name: str) -> float | None:
+    seconds = as_seconds(value, name)
+    return seconds if seconds is not None and seconds < LONGEST_DEADLINE else None
 
 
 def check_threshold(value: float, name: str = "similarity_threshold") -> float:
@@ -106,7 +122,7 @@ def check_threshold(value: float, name: str = "similarity_threshold") -> float:
     Raises:
         ValueError: anything else; 85 is told to be 0.85.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} must be a cosine from 0.0 to 1.0, got {value!r}.")
     if not 0.0 <= value <= 1.0:
         hint = f" Did you mean {value / 100:g}?" if 1.0 < value <= 100.0 else ""

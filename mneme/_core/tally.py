@@ -77,7 +77,8 @@ class Tally:
         """Something was down, and the call went on without it; logged once a minute a part."""
         self.add(namespace, "failed_open")
         self.tell("failed_open", namespace=namespace, part=part, error=type(why).__name__)
-        if now - self._logged.get(part, float("-inf")) >= LOG_EVERY:
+        # A clock that was set back must not silence the log.
+        if not 0.0 <= now - self._logged.get(part, float("-inf")) < LOG_EVERY:
             self._logged[part] = now
             log.warning("the %s failed, going on without it: %s", part, why)
 

@@ -38,8 +38,10 @@ def as_unit(raw: ArrayLike, dim: int) -> Vector:
             "the embedding is a zero vector: it has no direction, so no cosine. "
             "Nothing was stored. Check the embedder's output for this text."
         )
-    scaled = wide / scale
-    return np.asarray(scaled / np.linalg.norm(scaled), dtype=np.float32)
+    # Very small ones may vanish, whatever numpy was told elsewhere to do about that.
+    with np.errstate(under="ignore"):
+        scaled = wide / scale
+        return np.asarray(scaled / np.linalg.norm(scaled), dtype=np.float32)
 
 
 def as_units(raw: ArrayLike, count: int, dim: int) -> list[Vector]:
@@ -50,7 +52,7 @@ def as_units(raw: ArrayLike, count: int, dim: int) -> list[Vector]:
         EmbedderDimensionError: the batch has another number of rows, or a wrong shape.
         EmbeddingError: as `as_unit`, for any of the rows.
     """
-    rows = list(raw) if isinstance(raw, (list, tuple, np.ndarray)) else [raw]
+    rows = list(raw) if isinstance(raw, (list, tuple)) else list(np.atleast_1d(_as_numbers(raw)))
     if len(rows) != count:
         raise EmbedderDimensionError(
             f"the embedder gave {len(rows)} vectors for {count} texts. Nothing was stored. "
@@ -61,8 +63,13 @@ def as_units(raw: ArrayLike, count: int, dim: int) -> list[Vector]:
 
 def _as_numbers(raw: ArrayLike) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     try:
-        return np.asarray(raw, dtype=np.float64)
-    except (TypeError, ValueError) as exc:
+        array = np.asarray(raw)
+        if array.dtype.kind in "USOmMc":
+            # numpy would read text as numbers, None as NaN and dates as days.
+            raise TypeError(f"an array of {array.dtype}")
+        with np.errstate(over="ignore"):
+            return np.asarray(array, dtype=np.float64)
+    except Exception as exc:  # another library's array may fail in any way
         raise EmbeddingError(
             f"the embedder gave {type(raw).__name__}, which is not an array of numbers. "
             "Nothing was stored. Return a numpy array or a list of floats."

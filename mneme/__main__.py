@@ -1,0 +1,6 @@
+"""``python -m mneme``."""
+
+from mneme.cli import main
+
+if __name__ == "__main__":
+    main()

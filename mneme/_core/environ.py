@@ -1,0 +1,94 @@
+"""A WSGI environ as plain values, and its body read so that the application can read it too."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from mneme._core.fields import Fields
+from mneme._core.request import Request
+
+__all__ = ["fields_of", "path_of", "read_body", "request_of"]
+
+CALLER = ("REMOTE_USER", "SSL_CLIENT_S_DN", "SSL_CLIENT_CERT")
+"""What a server says of a caller whom it has identified itself."""
+
+
+def read_body(environ: dict[str, Any], limit: int) -> bytes | None:
+    """
+    The body; None if it is over `limit`, cut off, or of unknown length. In each case the
+    application finds in `environ` what it would have found.
+    """
+    stream, told = environ["wsgi.input"], environ.get("CONTENT_LENGTH") or ""
+    if told:
+        length = int(told) if told.isascii() and told.isdigit() else limit + 1
+        if length > limit:
+            return None
+        body = _read_up_to(stream, length)
+        environ["wsgi.input"] = io.BytesIO(body)
+        return body if len(body) == length else None
+    if not environ.get("wsgi.input_terminated"):
+        return None if "HTTP_TRANSFER_ENCODING" in environ else b""
+    body = _read_up_to(stream, limit + 1)
+    if len(body) > limit:
+        environ["wsgi.input"] = io.BufferedReader(_Rejoined(body, stream))
+        return None
+    environ["wsgi.input"] = io.BytesIO(body)
+    environ["CONTENT_LENGTH"] = str(len(body))
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+    return body
+
+
+def _read_up_to(stream: Any, size: int) -> bytes:
+    chunks = []
+    while size and (chunk := stream.read(size)):
+        chunks.append(chunk)
+        size -= len(chunk)
+    return b"".join(chunks)
+
+
+class _Rejoined(io.RawIOBase):
+    """What was read of a stream, and then the rest of it."""
+
+    def __init__(self, head: bytes, rest: Any) -> None:
+        self._head = io.BytesIO(head)
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        chunk = self._head.read(len(buffer)) or self._rest.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+def request_of(environ: dict[str, Any], body: bytes) -> Request:
+    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    path = raw.partition("?")[0] if raw else environ.get("SCRIPT_NAME", "") + environ["PATH_INFO"]
+    return Request(
+        method=environ["REQUEST_METHOD"],
+        path=path_of(environ),
+        query=_bytes(environ.get("QUERY_STRING", "")),
+        headers=fields_of(environ),
+        body=body,
+        raw_path=_bytes(path),
+        caller=tuple(f"{key}={environ[key]}" for key in CALLER if environ.get(key)),
+    )
+
+
+def path_of(environ: dict[str, Any]) -> str:
+    return _bytes(environ.get("PATH_INFO", "")).decode("utf-8", "replace")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("latin-1", "replace")
+
+
+def fields_of(environ: dict[str, Any]) -> Fields:
+    found = [
+        (key.removeprefix("HTTP_").replace("_", "-").lower(), str(value))
+        for key, value in environ.items()
+        if key.startswith("HTTP_") or key in ("CONTENT_TYPE", "CONTENT_LENGTH")
+    ]
+    return tuple(found)

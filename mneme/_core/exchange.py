@@ -1,0 +1,202 @@
+"""
+The cache's side of an HTTP exchange, decided without I/O, clock or lock.
+
+A POST answered from a cache is not RFC 9111 caching: mneme answers as part of the origin
+application, on routes that the developer opted in. It borrows the RFC's fields as the means
+by which a client, and the application behind it, say what they want.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mneme._core.fields import Fields, directives, tells_who, values_of
+from mneme._core.keys import partition_of
+from mneme._core.messages import Asked
+from mneme._core.request import NotJSON, Request, credentials
+from mneme._core.routes import Route
+from mneme.records import Hit, Miss, Partition
+
+__all__ = [
+    "Forward",
+    "Question",
+    "cache_status",
+    "forward_of",
+    "hit_fields",
+    "objection",
+    "question",
+    "unkeyed",
+    "wants_fresh",
+]
+
+Forward = Literal["bypass", "method", "miss", "request", "stale"]
+"""Why a request went to the application (RFC 9211 §2.2)."""
+
+KEYED = ("accept", "accept-language", "content-type", "origin")
+"""Request fields that responses depend on so often that they need not say so."""
+
+KEYED_PREFIXES = ("anthropic-", "openai-")
+
+UNSEEN = "accept-encoding"
+"""Not in the key: it is taken out of what the application sees, and answers are kept plain."""
+
+CONDITIONS = ("range", "if-range", "if-match", "if-none-match", "if-modified-since",
+              "if-unmodified-since")  # fmt: skip
+
+PROMPT = b"prompt"
+"""Stands where the prompt was: no JSON and no text has a value of this type."""
+
+
+def objection(headers: Fields) -> Forward | None:
+    """
+    Why a request is not for the cache, told by its fields alone.
+
+    A condition or a range speaks of one representation, and a similar question's is another.
+    """
+    names = {name for name, _ in headers}
+    if not names.isdisjoint(CONDITIONS):
+        return "bypass"
+    values = {name: value.strip().lower() for name, value in headers}
+    if values.get("content-encoding", "identity") not in ("", "identity"):
+        return "bypass"
+    said = directives(values_of(headers, "cache-control"))
+    return "bypass" if said is None or "no-store" in said else None
+
+
+def wants_fresh(headers: Fields) -> bool:
+    """
+    Whether the client will not have a stored answer, so that only a new one will do.
+
+    ``max-age`` and ``min-fresh`` are read as ``no-cache``, their strictest meaning.
+    """
+    values = values_of(headers, "cache-control")
+    said = directives(values)
+    if not values:
+        # RFC 9111 §5.4: an old client's way to say it, heard where there is no other.
+        return any(name == "pragma" and "no-cache" in value.lower() for name, value in headers)
+    return said is None or not said.keys().isdisjoint(("no-cache", "max-age", "min-fresh"))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a request asks, and the digest of who asks it and how."""
+
+    prompt: str
+    partition: Partition
+    semantic: bool
+
+
+def question(
+    request: Request, route: Route, namespace: str, *, fields: Iterable[str] = (), by_host: bool
+) -> Question | None:
+    """
+    The request as a question to the cache; None if it is no call to cache.
+
+    `fields` are the names of request fields that, beside the usual ones, the answer depends
+    on. Credentials go into the digest and nowhere else.
+
+    Raises:
+        TypeError: the extractor gave something else than it may, or a rest of no stable form.
+        Exception: whatever an extractor of the developer's own raises.
+    """
+    found = route.extract(request)
+    if found is None:
+        return None
+    asked = _asked(found, request) if isinstance(found, str) else found
+    if not isinstance(asked, Asked) or not isinstance(asked.prompt, str):
+        raise TypeError(
+            f"{route.extract!r} gave {type(found).__name__}. Nothing was looked up. "
+            "An extractor returns Asked, text or None."
+        )
+    names = sorted(keyed_fields(request.headers, route, fields))
+    partition = partition_of(
+        namespace,
+        "http",
+        # HEAD asks for the head of what GET would answer (RFC 9110 §9.3.2).
+        "GET" if request.method == "HEAD" else request.method,
+        [request.values("host"), request.values("x-forwarded-host")] if by_host else None,
+        request.raw_path or request.path,
+        [[name, request.values(name)] for name in names],
+        None if route.shared else credentials(request),
+        asked.rest,
+    )
+    return Question(asked.prompt, partition, asked.semantic)
+
+
+def keyed_fields(headers: Fields, route: Route, more: Iterable[str]) -> set[str]:
+    """The names of the request fields that are part of the question's digest."""
+    named = {name.lower() for name in (*KEYED, *route.vary, *more)}
+    named.update(name for name, _ in headers if name.startswith(KEYED_PREFIXES))
+    return named - {UNSEEN}
+
+
+def unkeyed(
+    vary: Iterable[str], request: Request, route: Route, more: Iterable[str]
+) -> frozenset[str]:
+    """Those names in a response's ``Vary`` that the question's digest knows nothing of."""
+    known = keyed_fields(request.headers, route, more) | {UNSEEN}
+    return frozenset(
+        name for name in vary if name not in known and (route.shared or not tells_who(name))
+    )
+
+
+def _asked(prompt: str, request: Request) -> Asked:
+    """
+    The rest of a request of which only the prompt is known.
+
+    The prompt may be left out of it where it stands in one place only. In none or in several
+    it cannot be told what else the text means there, and only an equal request will do.
+    """
+    try:
+        body: Any = ["json", request.json()]
+    except NotJSON:
+        body = ["text", request.body.decode("utf-8", "surrogateescape")]
+    places: list[object] = []
+    body[1] = _without(body[1], prompt, places)
+    query: list[object] = []
+    for name, value, raw in request.parameters():
+        query.append([name, _without(value, prompt, places)] if value == prompt else raw)
+    if len(places) == 1:
+        return Asked(prompt, [query, body])
+    return Asked(prompt, [request.query, request.body], semantic=False)
+
+
+def _without(value: Any, prompt: str, places: list[object]) -> Any:
+    if isinstance(value, str) and value == prompt:
+        places.append(value)
+        return PROMPT
+    if isinstance(value, dict):
+        return {name: _without(item, prompt, places) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without(item, prompt, places) for item in value]
+    return value
+
+
+# What a response says of the cache
+
+
+def forward_of(miss: Miss) -> Forward:
+    """Why a request that missed goes to the application."""
+    if miss.reason in ("bypass", "refresh"):
+        return "bypass" if miss.reason == "bypass" else "request"
+    return "stale" if miss.reason in ("stale", "expired") else "miss"
+
+
+def cache_status(outcome: Hit | Forward) -> str:
+    """
+    The member that mneme appends to ``Cache-Status`` (RFC 9211).
+
+    Neither key nor similarity is told: they speak of other people's questions. A miss does
+    not say ``stored``: that is only known when the body has ended, long after the header.
+    """
+    if not isinstance(outcome, Hit):
+        return f"mneme; fwd={outcome}"
+    ttl = "" if outcome.ttl_seconds is None else f" ttl={int(outcome.ttl_seconds)};"
+    return f"mneme; hit;{ttl} detail={outcome.layer}"
+
+
+def hit_fields(hit: Hit) -> Fields:
+    """The fields that a hit has beside those stored: its age and where it came from."""
+    return ("age", str(int(hit.age_seconds))), ("cache-status", cache_status(hit))

@@ -1,0 +1,335 @@
+"""
+The cache and the namespace as ASGI middleware.
+
+Plain ASGI, with nothing between the application and its server but a few messages looked at
+in passing: context variables reach the application, and nothing is buffered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+from mneme import context
+from mneme._core.exchange import (
+    Forward,
+    cache_status,
+    forward_of,
+    hit_fields,
+)
+from mneme._core.fields import Fields
+from mneme._core.gateway import (
+    Gateway,
+    Recorded,
+    check_namespace_setting,
+    log_failure,
+    namespace_for,
+)
+from mneme._core.ports import LoopPort, _deadline
+from mneme._core.recording import StoredResponse
+from mneme._core.request import Request
+from mneme._core.routes import Extractor, Route
+from mneme.cache import AnyCache, core_of
+from mneme.records import Hit
+
+__all__ = ["NamespaceMiddleware", "SemanticCacheMiddleware"]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Namespace: TypeAlias = str | Callable[[Scope], str | Awaitable[str | None] | None]
+RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
+
+MARK = "mneme.cache"
+"""In a scope whose request some cache further out has taken on."""
+
+PAST_THE_BODY = ("http.response.pathsend", "http.response.zerocopysend")
+"""Ways to send a body that nobody beside could record."""
+
+
+class SemanticCacheMiddleware:
+    """
+    Answers the requests of some routes from a cache, and leaves the others alone.
+
+    Mount it inside authentication, CORS and rate limits: a hit does not reach what is inside.
+    A hit and a miss say so in ``Cache-Status``.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        cache: AnyCache,
+        routes: Mapping[str | tuple[str, str], Extractor | Route],
+        namespace: Namespace | None = None,
+        shared: bool = False,
+        ttl: float | timedelta | None = None,
+        threshold: float | None = None,
+        by_host: bool = True,
+        max_request_bytes: int = 1_048_576,
+        max_response_bytes: int | None = None,
+    ) -> None:
+        """
+        Args:
+            app: the application.
+            cache: either face of a cache.
+            routes: ``{"/ask": json_field("prompt")}``; a path may end in ``*``, a key may be
+                ``(method, path)``, and a value may be a `Route` with terms of its own.
+            namespace: the namespace of every request, or who tells it from the scope, sync or
+                async. It is open while the application runs. A request for which there is
+                none, or for which this fails, is answered without any cache.
+            shared: True: answers are public. The default keeps apart whoever sends different
+                credentials: ``Authorization``, ``Cookie``, API keys and the like.
+            ttl: seconds an answer lives; None: the cache's default.
+            threshold: least cosine at which an answer is served; None: the cache's.
+            by_host: whether requests to different hosts have different answers.
+            max_request_bytes: bodies over this pass by the cache.
+            max_response_bytes: bodies over this are not stored; None: the cache's limit.
+
+        Raises:
+            ValueError: a setting that makes no sense; the message names it.
+        """
+        self.app = app
+        core = core_of(cache)
+        self._port = LoopPort(core)
+        self._gateway = Gateway(
+            core,
+            routes,
+            namespace=namespace,
+            shared=shared,
+            ttl=ttl,
+            threshold=threshold,
+            by_host=by_host,
+            max_request_bytes=max_request_bytes,
+            max_response_bytes=max_response_bytes,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        gateway = self._gateway
+        with ExitStack() as around:
+            why = await _opened(around, gateway.namespace, scope)
+            found = None
+            if scope["type"] == "http" and MARK not in scope:
+                headers = _fields(scope["headers"])
+                found = gateway.find(scope["method"], _path(scope), headers)
+            if why is not None:
+                gateway.left_out(why, is_routed=found is not None)
+            if found is None:
+                await self.app(scope, receive, send)
+            elif isinstance(found, Route) and why is None:
+                await self._answer(found, {**scope, MARK: True}, receive, send)
+            else:
+                told = "bypass" if isinstance(found, Route) else found
+                await self.app({**scope, MARK: True}, receive, _telling(told, send))
+
+    async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stored answer, or have the application answer, with a recording beside."""
+        gateway = self._gateway
+        body, replay = await _read(receive, gateway.max_request_bytes)
+        outcome: Hit | Recorded | Forward = "bypass"
+        if body is not None:
+            # Where a namespace is configured, it is open by now.
+            outcome = await gateway.look(self._port, _request(scope, body), route)
+        if isinstance(outcome, Hit):
+            await _send_hit(outcome, send, is_head=scope["method"] == "HEAD")
+        elif isinstance(outcome, Recorded):
+            teed = _Teed(gateway, self._port, outcome, _replayed(replay, receive), send)
+            await self.app(_plain(scope), teed.receive, teed.send)
+        else:
+            await self.app(scope, _replayed(replay, receive), _telling(outcome, send))
+
+
+class NamespaceMiddleware:
+    """
+    Opens the namespace of each request, for the cached functions inside the application.
+
+    A request for which there is no namespace, or for which the resolver fails, runs under
+    `mneme.bypass`: it neither sees what others have stored nor leaves anything to them.
+    """
+
+    def __init__(self, app: App, *, namespace: Namespace) -> None:
+        """
+        Args:
+            app: the application.
+            namespace: the namespace, or who tells it from the scope, sync or async.
+
+        Raises:
+            ValueError: `namespace` is neither.
+        """
+        check_namespace_setting(namespace)
+        self.app = app
+        self._namespace = namespace
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with ExitStack() as around:
+            if scope["type"] in ("http", "websocket"):
+                why = await _opened(around, self._namespace, scope)
+                if why is not None:
+                    log_failure(why)
+            await self.app(scope, receive, send)
+
+
+class _Teed:
+    """A request's two channels to the application, with a recording of what goes out."""
+
+    def __init__(
+        self, gateway: Gateway, port: LoopPort, recorded: Recorded, receive: Receive, send: Send
+    ) -> None:
+        self._gateway = gateway
+        self._port = port
+        self._recorded = recorded
+        self._receive = receive
+        self._send = send
+        self._has_ended = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        # Servers also say it once all is sent; then it means nothing.
+        if message["type"] == "http.disconnect" and not self._has_ended:
+            self._recorded.recording.drop()
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind, recording = message["type"], self._recorded.recording
+        if kind == "http.response.start":
+            message = _told(message, forward_of(self._recorded.miss))
+            now = self._gateway.core.clock()
+            recording.start(message["status"], _fields(message["headers"][:-1]), now=now)
+            if message.get("trailers"):
+                recording.drop()
+        elif kind == "http.response.body":
+            recording.add(message.get("body", b""))
+            self._has_ended = not message.get("more_body", False)
+        elif kind in PAST_THE_BODY:
+            recording.drop()
+        try:
+            await self._send(message)
+        except BaseException as exc:
+            # The server said that the client has gone; or the answer was cut off within. With
+            # its last message under way it is whole: some servers tell of the end before they
+            # return, and applications that listen for it cancel themselves there.
+            is_cancelled = not isinstance(exc, Exception | GeneratorExit)
+            if not (self._has_ended and is_cancelled):
+                recording.drop()
+            raise
+        finally:
+            # Not when the application returns: its background tasks may take long.
+            if self._has_ended:
+                with _deadline(None, shield=True):
+                    await self._gateway.keep(self._port, self._recorded)
+
+
+async def _opened(around: ExitStack, namespace: Namespace | None, scope: Scope) -> Exception | None:
+    """Open the request's namespace; where that fails, bypass every cache and say why."""
+    try:
+        name = await namespace_for(namespace, scope)
+    except Exception as exc:
+        around.enter_context(context.bypass())
+        return exc
+    if name is not None:
+        around.enter_context(context.namespace(name))
+    return None
+
+
+async def _read(receive: Receive, limit: int) -> tuple[bytes | None, list[Message]]:
+    """The body, None if it is over `limit` or cut off; and what the application is to receive."""
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None, [_body(b"".join(chunks), more=True), message] if chunks else [message]
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        more = message.get("more_body", False)
+        if size > limit or not more:
+            body = b"".join(chunks)
+            return (body if size <= limit else None), [_body(body, more=more)]
+
+
+def _body(body: bytes, *, more: bool) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def _replayed(messages: Iterable[Message], receive: Receive) -> Receive:
+    """What was read, and then whatever the server says: a disconnect only when there is one."""
+    pending = deque(messages)
+
+    async def again() -> Message:
+        return pending.popleft() if pending else await receive()
+
+    return again
+
+
+def _telling(why: Forward, send: Send) -> Send:
+    """`send`, with the cache's word on why it did not answer."""
+
+    async def forward(message: Message) -> None:
+        is_start = message["type"] == "http.response.start"
+        await send(_told(message, why) if is_start else message)
+
+    return forward
+
+
+def _told(start: Message, why: Forward) -> Message:
+    # The message and its list belong to the application, which may send them again.
+    status = (b"cache-status", cache_status(why).encode())
+    return {**start, "headers": [*start.get("headers", ()), status]}
+
+
+async def _send_hit(hit: Hit, send: Send, *, is_head: bool) -> None:
+    response: StoredResponse = hit.response
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in (*response.headers, *hit_fields(hit))
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    chunks = () if is_head else response.chunks
+    for chunk in chunks[:-1]:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    last = chunks[-1] if chunks else b""
+    await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+def _request(scope: Scope, body: bytes) -> Request:
+    tls = (scope.get("extensions") or {}).get("tls") or {}
+    return Request(
+        method=scope["method"],
+        path=_path(scope),
+        query=scope.get("query_string", b""),
+        headers=_fields(scope["headers"]),
+        body=body,
+        # Some servers add the query string.
+        raw_path=(scope.get("raw_path") or b"").partition(b"?")[0],
+        caller=(str(tls["client_cert_name"]),) if tls.get("client_cert_name") else (),
+    )
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def _plain(scope: Scope) -> Scope:
+    """The scope of a request whose answer will be recorded: to be sent plain, and through us."""
+    extensions = scope.get("extensions") or {}
+    return {
+        **scope,
+        "headers": [pair for pair in scope["headers"] if pair[0].lower() != b"accept-encoding"],
+        "extensions": {k: v for k, v in extensions.items() if k not in PAST_THE_BODY},
+    }
+
+
+def _fields(headers: RawHeaders) -> Fields:
+    return tuple(
+        (name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers
+    )

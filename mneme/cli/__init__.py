@@ -1,0 +1,20 @@
+"""``python -m mneme``, also installed as ``mneme``: see the demo, look into a cache file."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+EXTRA = ("click", "rich", "typer")
+
+
+def main() -> None:
+    """Run the command that the arguments name; exits with 1 and one line where that fails."""
+    try:
+        from mneme.cli.app import app
+    except ModuleNotFoundError as exc:
+        if exc.name not in EXTRA:
+            raise
+        sys.exit(f"mneme: the command line needs {exc.name}. Run: pip install 'mneme-toolkit[cli]'")
+    app(prog_name="mneme")

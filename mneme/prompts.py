@@ -1,0 +1,134 @@
+"""
+Where the prompt sits in a request.
+
+An extractor takes a `Request` and returns what is asked, apart from all that the answer
+depends on besides: an `Asked`, the prompt's text alone, or None for a request that is not to
+be cached. These here know their part of a request; any callable of yours will do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mneme._core.exchange import PROMPT
+from mneme._core.messages import Asked, are_messages, split
+from mneme._core.request import NotJSON, Request
+from mneme._core.routes import Extractor, Route
+
+__all__ = ["Asked", "Extractor", "NotJSON", "Request", "Route", "json_field", "openai_chat",
+           "query_param"]  # fmt: skip
+
+
+def json_field(path: str) -> Extractor:
+    """
+    The text at `path` in a JSON body: ``"prompt"``, ``"input.text"``, ``"messages.-1.content"``.
+
+    Numbers count the items of a list. The rest of the body and the query string stay in the
+    partition. A body without text there is no call to cache.
+
+    Raises:
+        ValueError: `path` is empty or has an empty step.
+    """
+    steps = tuple(path.split("."))
+    if not all(steps):
+        raise ValueError(f"{path!r} is no path into a body. Use names joined by dots.")
+    return _JsonField(steps)
+
+
+def query_param(name: str) -> Extractor:
+    """
+    The value of the query parameter `name`; for GET requests.
+
+    The other parameters and the body stay in the partition. A request without it, or with two
+    of it, is no call to cache.
+
+    Raises:
+        ValueError: `name` is empty.
+    """
+    if not name:
+        raise ValueError("a query parameter has a name.")
+    return _QueryParam(name)
+
+
+def openai_chat(request: Request) -> Asked | None:
+    """
+    The final user turn of a chat completion request, in OpenAI's format.
+
+    Model, settings, system text, earlier turns and ``stream`` stay in the partition. A request
+    that offers tools, or that ends in something else than a user's words, is only answered
+    from an equal one.
+    """
+    try:
+        body = request.json()
+    except NotJSON:
+        return None
+    if not isinstance(body, dict) or not are_messages(body.get("messages")):
+        return None
+    try:
+        asked = split(body["messages"])
+    except TypeError:
+        return None
+    offers_tools = bool(body.get("tools") or body.get("functions"))
+    rest = [request.query, {**body, "messages": asked.rest}]
+    return Asked(asked.prompt, rest, asked.semantic and not offers_tools)
+
+
+@dataclass(frozen=True, slots=True)
+class _JsonField:
+    steps: tuple[str, ...]
+
+    def __call__(self, request: Request) -> Asked | None:
+        try:
+            body = request.json()
+        except NotJSON:
+            return None
+        *way, last = self.steps
+        inner = body
+        for step in way:
+            inner = _at(inner, step)
+        prompt = _at(inner, last)
+        if not isinstance(prompt, str):
+            return None
+        # The body is this call's own: json() reads it anew each time.
+        inner[_key(inner, last)] = PROMPT
+        return Asked(prompt, [request.query, body])
+
+    def __repr__(self) -> str:
+        return f"json_field({'.'.join(self.steps)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class _QueryParam:
+    name: str
+    methods: tuple[str, ...] = field(default=("GET",), repr=False)
+
+    def __call__(self, request: Request) -> Asked | None:
+        found: list[str] = []
+        rest: list[object] = []
+        for name, value, raw in request.parameters():
+            if name == self.name:
+                found.append(value)
+                rest.append([name, PROMPT])
+            else:
+                rest.append(raw)
+        return Asked(found[0], [rest, request.body]) if len(found) == 1 else None
+
+    def __repr__(self) -> str:
+        return f"query_param({self.name!r})"
+
+
+def _at(value: Any, step: str) -> Any:
+    """The item of an object or a list that `step` names; None where there is none."""
+    try:
+        return value[_key(value, step)]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _key(value: Any, step: str) -> Any:
+    if isinstance(value, list):
+        return int(step)
+    if isinstance(value, dict):
+        return step
+    raise TypeError(f"{type(value).__name__} has no {step!r}")

@@ -1,0 +1,231 @@
+"""Which responses are stored, and what of them is sent again; pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mneme._core.fields import listed, replayable
+from mneme._core.recording import Recording, ResponseCodec, StoredResponse
+from mneme._core.routes import Route
+from mneme.errors import CodecError
+from mneme.prompts import json_field
+from mneme.records import Payload
+
+JSON = ("content-type", "application/json")
+NOW = 1_700_000_000.0
+CODEC = ResponseCodec()
+
+
+def recorded(
+    *chunks: bytes,
+    status: int = 200,
+    headers: tuple[tuple[str, str], ...] = (JSON,),
+    max_bytes: int = 100,
+    **terms: Any,
+) -> StoredResponse | None:
+    recording = Recording(Route(json_field("p"), **terms), max_bytes=max_bytes)
+    recording.start(status, headers, now=NOW)
+    for chunk in chunks:
+        recording.add(chunk)
+    return recording.finish()
+
+
+def ttl_of(*headers: tuple[str, str]) -> float | None:
+    recording = Recording(Route(json_field("p")), max_bytes=100)
+    recording.start(200, (JSON, *headers), now=NOW)
+    return recording.ttl
+
+
+def test_item_30_a_response_is_stored_in_its_chunks() -> None:
+    """Bytes as they came, in the pieces in which they came; empty pieces are none."""
+    found = recorded(b'{"a"', b"", b":1}")
+    assert found == StoredResponse(200, (JSON,), (b'{"a"', b":1}"))
+    assert found is not None
+    assert found.body == b'{"a":1}'
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (404, [JSON]),
+        (429, [JSON]),
+        (500, [JSON]),
+        (206, [JSON]),
+        (304, [JSON]),
+        (201, [JSON]),
+        (200, []),
+        (200, [("content-type", "image/png")]),
+        (200, [JSON, JSON]),
+        (200, [JSON, ("Set-Cookie", "a=1")]),
+        (200, [JSON, ("clear-site-data", "*")]),
+        (200, [JSON, ("vary", "accept, *")]),
+        (200, [JSON, ("content-encoding", "gzip")]),
+        (200, [JSON, ("cache-control", "no-store")]),
+        (200, [JSON, ("cache-control", "Private")]),
+        (200, [JSON, ("cache-control", 'private="x-a"')]),
+        (200, [JSON, ("cache-control", "no-cache")]),
+        (200, [JSON, ("cache-control", 'x="')]),
+    ],
+)
+def test_item_9_17_18_20_31_some_responses_are_never_stored(status: int, headers: Any) -> None:
+    """Errors, parts, cookies, other types, encodings, and what the application forbids."""
+    assert recorded(b"{}", status=status, headers=tuple(headers)) is None
+
+
+def test_item_9_the_developer_chooses_statuses_and_types() -> None:
+    """`statuses`, `content_types` and `ignore_no_cache` of a route widen what is stored."""
+    assert recorded(b"{}", status=201, statuses=(200, 201))
+    png = (("content-type", "image/png"),)
+    assert recorded(b"\x89", headers=png, content_types=("image/*",))
+    no_cache = (JSON, ("cache-control", "no-cache"))
+    assert recorded(b"{}", headers=no_cache, ignore_no_cache=True)
+    for kind in ("text/plain", "application/problem+json", "Application/JSON; charset=utf-8"):
+        assert recorded(b"{}", headers=(("content-type", kind),))
+
+
+def test_item_9_too_much_is_dropped_at_once() -> None:
+    """A body over the cap is not stored, and what was kept of it is let go."""
+    assert recorded(b"x" * 60, b"x" * 40, headers=(("content-type", "text/plain"),))
+    assert recorded(b"x" * 60, b"x" * 41, b"", headers=(("content-type", "text/plain"),)) is None
+
+
+def test_item_5_a_body_shorter_than_it_said_is_a_torso() -> None:
+    """Content-Length has to agree with what came, and is told anew."""
+    assert recorded(b"{}", headers=(JSON, ("Content-Length", "3"))) is None
+    found = recorded(b"{}", headers=(("Content-Length", "2"), JSON))
+    assert found is not None
+    assert found.headers == (JSON, ("content-length", "2"))
+
+
+def test_item_26_a_response_that_begins_again_is_the_one_that_counts() -> None:
+    """What was recorded of a response that never went out is forgotten."""
+    recording = Recording(Route(json_field("p")), max_bytes=100)
+    recording.start(200, (JSON,), now=NOW)
+    recording.add(b"{")
+    recording.start(200, (JSON,), now=NOW)
+    recording.add(b"[]")
+    assert recording.finish() == StoredResponse(200, (JSON,), (b"[]",))
+    assert recording.finish() is None
+
+
+def test_item_5_what_was_dropped_is_not_stored() -> None:
+    """Nothing brings a dropped recording back."""
+    recording = Recording(Route(json_field("p")), max_bytes=100)
+    recording.start(200, (JSON,), now=NOW)
+    recording.drop()
+    recording.add(b"{}")
+    assert recording.finish() is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ([("cache-control", "max-age=60, s-maxage=9")], 9.0),
+        ([("cache-control", "public, max-age=60"), ("expires", "0")], 60.0),
+        ([("cache-control", "max-age=x")], 0.0),
+        ([("cache-control", "max-age")], 0.0),
+        ([("cache-control", "max-age=-1")], 0.0),
+        ([("expires", "Tue, 14 Nov 2023 22:14:20 GMT")], 60.0),
+        ([("expires", "Tue, 14 Nov 2000 22:14:20 GMT")], 0.0),
+        ([("expires", "0")], 0.0),
+        ([("cache-control", "public")], None),
+        ([], None),
+    ],
+)
+def test_item_20_the_application_caps_the_lifetime(headers: Any, seconds: float | None) -> None:
+    """`s-maxage` before `max-age` before `Expires`; what cannot be read means not at all."""
+    assert ttl_of(*headers) == seconds
+
+
+names = st.text("abcdefghijklmnopqrstuvwxyz-ABC", min_size=1, max_size=12)
+headers = st.lists(
+    st.tuples(
+        names
+        | st.sampled_from(
+            [
+                "Date",
+                "Server",
+                "Set-Cookie",
+                "Proxy-X",
+                "Keep-Alive",
+                "X-RateLimit-Limit",
+                "x-request-id",
+                "Connection",
+                "ETag",
+                "Age",
+                "Transfer-Encoding",
+                "X-Ok",
+                "Via",
+            ]
+        ),
+        st.text("abc, -", max_size=12),
+    )
+)
+
+
+@given(headers)
+def test_item_17_only_fields_that_may_be_sent_again_are_kept(
+    given_headers: list[tuple[str, str]],
+) -> None:
+    """In order, duplicates kept, nothing changed; none of one hop, one exchange, one client."""
+    fields = tuple(given_headers)
+    kept = replayable(fields)
+    rest = iter(fields)
+    assert all(pair in rest for pair in kept), "an ordered part of what was given"
+    never = {"date", "server", "set-cookie", "keep-alive", "x-request-id", "connection", "etag"}
+    never |= {"age", "transfer-encoding", "x-ratelimit-limit", "proxy-x"}
+    never |= listed(fields, "connection")
+    assert not any(name.lower() in never for name, _ in kept)
+    wanted = [pair for pair in fields if pair[0].lower() in {"x-ok", "via"} - never]
+    assert [pair for pair in kept if pair[0].lower() in ("x-ok", "via")] == wanted
+
+
+@given(
+    st.integers(200, 299),
+    st.lists(st.tuples(st.text(), st.text(st.characters(codec="latin-1")))),
+    st.lists(st.binary() | st.text(st.characters(codec="utf-8")).map(str.encode)),
+)
+def test_item_30_a_stored_response_comes_back_byte_for_byte(
+    status: int, given_headers: list[tuple[str, str]], chunks: list[bytes]
+) -> None:
+    """Any bytes in any pieces, text or not, in a form that is JSON."""
+    clean = [(name.encode("utf-8", "replace").decode(), value) for name, value in given_headers]
+    response = StoredResponse(status, tuple(clean), tuple(chunks))
+    payload = CODEC.encode(response)
+    assert payload.kind == "json"
+    json.loads(payload.data)
+    assert CODEC.decode(payload) == response
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        Payload("text", "hello"),
+        Payload("json", "5"),
+        Payload("json", "{}"),
+        Payload("json", '{"status":200,"headers":[["a"]],"chunks":[]}'),
+        Payload("json", '{"status":200,"headers":[],"chunks":[{"base64":"?"}]}'),
+        Payload("json", '{"status":"x","headers":[],"chunks":[]}'),
+    ],
+)
+def test_what_is_no_stored_response_is_not_served(payload: Payload) -> None:
+    """A payload of another kind or shape is a CodecError, which a lookup takes for a miss."""
+    with pytest.raises(CodecError, match="let the next answer overwrite it"):
+        CODEC.decode(payload)
+
+
+def test_only_recorded_responses_are_stored() -> None:
+    """Anything else is refused with the remedy."""
+    with pytest.raises(CodecError, match="Let the middleware store"):
+        CODEC.encode("text")
+
+
+def test_item_28_the_developer_may_judge_otherwise() -> None:
+    """`is_whole` of a route replaces the judgement of a body that ended cleanly."""
+    assert recorded(b"[", is_whole=lambda content_type, body: True)
+    assert recorded(b"{}", is_whole=lambda content_type, body: False) is None
