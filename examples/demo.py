@@ -432,10 +432,17 @@ def sentence(figures: dict[str, Any]) -> str:
     )
 
 
+def cosine(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"must be from 0.0 to 1.0, got {text}")
+    return value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, metavar="COSINE")
-    parser.add_argument("--model-seconds", type=float, default=MODEL_SECONDS, metavar="SECONDS")
+    parser.add_argument("--threshold", type=cosine, default=THRESHOLD, help="least cosine of a hit")
+    parser.add_argument("--model-seconds", type=float, default=MODEL_SECONDS)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args()
     try:

@@ -34,7 +34,7 @@ class AutoCodec:
             CodecError: it would not come back equal; the message says which part.
         """
         if type(value) is str:
-            return Payload("text", _encodable(value))
+            return Payload("text", _encodable(value, "the response"))
         if type(value) is bytes:
             return Payload("bytes", value)
         check_json(value)
@@ -80,11 +80,12 @@ class TypedCodec:
             check_json(plain)
             text = dump_json(plain)
             back = self._shape.from_plain(json.loads(text))
+            is_same = type(back) is type(value) and bool(back == value)
         except CodecError:
             raise
         except Exception as exc:
             raise self._differs(value) from exc
-        if type(back) is not type(value) or back != value:
+        if not is_same:
             raise self._differs(value)
         return Payload("json", text)
 
@@ -98,7 +99,7 @@ class TypedCodec:
 
     def _differs(self, value: Any) -> CodecError:
         return CodecError(
-            f"{type(value).__qualname__} {str(value)[:40]!r} does not come back equal as "
+            f"{type(value).__qualname__} {_shown(value)} does not come back equal as "
             f"{self._annotation}. Nothing was stored. Correct the annotation, or pass `codec=`."
         )
 
@@ -153,8 +154,19 @@ class PickleCodec:
 
 
 def dump_json(value: Any) -> str:
-    """Compact JSON text, keys in their order, nothing escaped that need not be."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """
+    Compact JSON text, keys in their order, nothing escaped that need not be.
+
+    Raises:
+        CodecError: `check_json` would have passed it, and it is too large for JSON all the same.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except ValueError as exc:  # Python refuses to print very long numbers
+        raise CodecError(
+            f"the value cannot be written as JSON: {exc}. Nothing was stored. "
+            "Return it as text, or pass `codec=`."
+        ) from exc
 
 
 def check_json(value: Any, path: str = "the response") -> None:
@@ -164,40 +176,57 @@ def check_json(value: Any, path: str = "the response") -> None:
     Raises:
         CodecError: naming the part that would not.
     """
+    try:
+        _check_json(value, path)
+    except RecursionError:
+        raise CodecError(
+            f"{path} is nested too deeply to be read again, or holds itself. "
+            "Nothing was stored. Return something flatter, or pass `codec=`."
+        ) from None
+
+
+def _check_json(value: Any, path: str) -> None:
     kind = type(value)
     if kind is str:
-        _encodable(value)
+        _encodable(value, path)
     elif kind is float:
         if not math.isfinite(value):
             raise _no_way_back(path, value)
     elif kind is list:
         for at, item in enumerate(value):
-            check_json(item, f"{path}[{at}]")
+            _check_json(item, f"{path}[{at}]")
     elif kind is dict:
         for key, item in value.items():
             if type(key) is not str:
                 raise _no_way_back(f"the key {key!r} of {path}", key)
-            _encodable(key)
-            check_json(item, f"{path}[{key!r}]")
+            _encodable(key, f"the key {key!r} of {path}")
+            _check_json(item, f"{path}[{key!r}]")
     elif kind not in _SCALARS:
         raise _no_way_back(path, value)
 
 
-def _encodable(text: str) -> str:
+def _encodable(text: str, path: str) -> str:
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as exc:
             raise CodecError(
-                "the response holds half of a surrogate pair, which is not text. "
+                f"{path} holds half of a surrogate pair, which is not text. "
                 "Nothing was stored. Decode it with errors='replace' first."
             ) from exc
     return text
 
 
+def _shown(value: object) -> str:
+    try:
+        return repr(str(value)[:40])
+    except Exception:  # what cannot even be shown is named by its class
+        return "(which cannot be shown)"
+
+
 def _no_way_back(path: str, value: object) -> CodecError:
     return CodecError(
-        f"{path} is {type(value).__qualname__} {str(value)[:40]!r}, which does not come back "
+        f"{path} is {type(value).__qualname__} {_shown(value)}, which does not come back "
         "equal from the store. Nothing was stored. Annotate what the function returns "
         "(dataclass, enum, pydantic model, tuple, ...), or pass `codec=`."
     )

@@ -266,8 +266,11 @@ else:
 class _Methods:
     """What a decorated function has beside being called, bound to an instance or not."""
 
-    _given: Callable[[tuple[Any, ...]], tuple[_Cached, tuple[Any, ...]]]
-    """The decorated function, and `args` with the ``self`` or ``cls`` that is bound."""
+    # No annotated attributes here: a class's own annotations hide those of the function.
+
+    def _given(self, args: tuple[Any, ...]) -> tuple[_Cached, tuple[Any, ...]]:
+        """The decorated function, and `args` with the ``self`` or ``cls`` that is bound."""
+        raise NotImplementedError
 
     @property
     def cache(self) -> AnyCache:

@@ -184,7 +184,12 @@ class Calls(_Calls):
                 )
             )
         except _Stopped as stopped:
-            raise stopped.original from None
+            original = stopped.original
+        try:
+            # Outside the handler, which would change its cause and context.
+            raise original
+        finally:
+            del original
 
     def stream(self, function: Function, bound: int, args: Args, kwargs: Kwargs) -> Iterator[Any]:
         ask = self.ask_or_pass(args, kwargs)

@@ -44,6 +44,9 @@ Namespace = str | Callable[[Any], Any] | None
 
 MAX_LEARNED_FIELDS = 16
 
+NOT_RECORDED = ("bypass", "embedder_failed")
+"""Misses that are not filled: an embedder that is down would be waited for a second time."""
+
 
 async def namespace_for(namespace: Namespace, where: Any) -> str | None:
     """
@@ -175,7 +178,7 @@ class Gateway:
             return "bypass"
         if isinstance(outcome, Hit):
             return outcome
-        if outcome.reason == "bypass" or request.method == "HEAD":
+        if outcome.reason in NOT_RECORDED or request.method == "HEAD":
             return forward_of(outcome)
         recording = Recording(route, max_bytes=self._max_response_bytes)
         return Recorded(outcome, request, route, fields, recording)

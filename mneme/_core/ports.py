@@ -183,7 +183,7 @@ class LoopPort:
 
     async def run(self, work: Callable[..., T], *args: Any, shield: bool = False) -> T:
         """Long work of the core, in a worker thread and without a deadline."""
-        with anyio.CancelScope(shield=shield):
+        with _deadline(None, shield=shield):
             return await in_worker_thread(work, *args)
 
     async def follow(self, flight: Flight) -> None:

@@ -1,7 +1,8 @@
 """
 From a result's annotation to the way its values become JSON and come back as what they were.
 
-Only the annotation says which classes are made when reading; nothing in the store does.
+Only the annotation says which classes are made when reading; nothing in the store does. And
+only values of exactly these classes are written: others would come back as their parents.
 """
 
 from __future__ import annotations
@@ -41,6 +42,17 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _only(kind: type, step: Step) -> Step:
+    """`step`, for values of exactly `kind`."""
+
+    def to_plain(value: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError(f"{type(value).__qualname__} is not {kind.__qualname__}")
+        return step(value)
+
+    return to_plain
+
+
 PLAIN = Shape(_same, _same, is_plain=True)
 
 _BY_TEXT: dict[type, Step] = {
@@ -52,6 +64,8 @@ _BY_TEXT: dict[type, Step] = {
     complex: complex,
     pathlib.Path: pathlib.Path,
     pathlib.PurePath: pathlib.PurePath,
+    pathlib.PurePosixPath: pathlib.PurePosixPath,
+    pathlib.PureWindowsPath: pathlib.PureWindowsPath,
 }
 
 _LISTS = (list, collections.abc.Sequence, collections.abc.MutableSequence,
@@ -74,12 +88,12 @@ def _shape(annotation: Any, known: dict[Any, Shape]) -> Shape:
     if annotation in (Any, None, object, str, int, float, bool, type(None)):
         return PLAIN
     if annotation is bytes:
-        return Shape(lambda value: base64.b64encode(value).decode(), base64.b64decode)
+        return Shape(_only(bytes, lambda v: base64.b64encode(v).decode()), base64.b64decode)
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return _union([_shape(one, known) for one in inner])
     if origin is typing.Literal:
-        return PLAIN if all(type(one) is not bytes for one in inner) else _refuse(annotation)
+        return _union([_shape(one, known) for one in dict.fromkeys(map(type, inner))])
     kind = origin or annotation
     if kind is tuple:
         return _tuple(inner, known)
@@ -88,7 +102,8 @@ def _shape(annotation: Any, known: dict[Any, Shape]) -> Shape:
     if kind in (set, frozenset, collections.abc.Set):
         return _list(_shape(inner[0], known) if inner else PLAIN, set if kind is set else frozenset)
     if kind in _MAPPINGS:
-        return _mapping(*((_shape(one, known) for one in inner) if inner else (PLAIN, PLAIN)))
+        key, item = inner or (str, Any)
+        return _mapping(_shape(key, known), _shape(item, known), keys_are_text=_is_text(key))
     if isinstance(annotation, type):
         return _class(annotation, known)
     return _refuse(annotation)
@@ -115,21 +130,26 @@ def _class(kind: type, known: dict[Any, Shape]) -> Shape:
     if kind in _BY_TEXT:
         read = _BY_TEXT[kind]
         to_text: Step = str if not hasattr(kind, "isoformat") else lambda value: value.isoformat()
-        return Shape(to_text, read)
+        # A path is of the system's own class, whichever was asked for.
+        exact = type(kind()) if issubclass(kind, pathlib.PurePath) else kind
+        return Shape(_only(exact, to_text), read)
     if kind is datetime.timedelta:
         return Shape(
-            lambda value: [value.days, value.seconds, value.microseconds],
+            _only(kind, lambda value: [value.days, value.seconds, value.microseconds]),
             lambda plain: datetime.timedelta(*plain),
         )
+    if issubclass(kind, enum.Flag):
+        return Shape(_only(kind, lambda value: value.value), kind)
     if issubclass(kind, enum.Enum):
-        return Shape(lambda value: value.name, lambda name: kind[name])
+        return Shape(_only(kind, lambda value: value.name), lambda name: kind[name])
     if hasattr(kind, "model_validate") and hasattr(kind, "model_dump"):
         model: Any = kind
         return Shape(
-            lambda value: value.model_dump(mode="json", by_alias=True, round_trip=True),
-            model.model_validate,
+            _only(kind, lambda v: v.model_dump(mode="json", by_alias=True, round_trip=True)),
+            # Not strict, whatever the model is: JSON has no dates, tuples or sets.
+            lambda plain: model.model_validate(plain, strict=False),
         )
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and kind.__eq__ is not object.__eq__:
         return _dataclass(kind, known)
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         return _named_tuple(kind, known)
@@ -142,10 +162,10 @@ def _dataclass(kind: Any, known: dict[Any, Shape]) -> Shape:
     shapes: dict[str, Shape] = {}
     # Known before its fields are, so that a class may hold itself.
     known[kind] = Shape(
-        lambda value: {name: s.to_plain(getattr(value, name)) for name, s in shapes.items()},
+        _only(kind, lambda v: {n: s.to_plain(getattr(v, n)) for n, s in shapes.items()}),
         lambda plain: _rebuilt(kind, {n: s.from_plain(plain[n]) for n, s in shapes.items()}),
     )
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     shapes.update({f.name: _shape(hints[f.name], known) for f in dataclasses.fields(kind)})
     return known[kind]
 
@@ -159,26 +179,38 @@ def _rebuilt(kind: Any, values: dict[str, Any]) -> Any:
     return made
 
 
+def _hints(kind: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(kind, include_extras=True)
+    except Exception as exc:  # evaluating what somebody wrote in quotes may fail in any way
+        raise CodecError(
+            f"the fields of {kind.__qualname__} cannot be resolved: {exc}. Nothing was decorated. "
+            "Import at run time what its annotations name, or pass `codec=`."
+        ) from exc
+
+
 def _named_tuple(kind: Any, known: dict[Any, Shape]) -> Shape:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    shapes = [_shape(hints.get(name, Any), known) for name in kind._fields]
-    return Shape(
-        lambda value: [s.to_plain(item) for s, item in zip(shapes, value, strict=True)],
+    shapes: list[Shape] = []
+    known[kind] = Shape(
+        _only(kind, lambda value: [s.to_plain(o) for s, o in zip(shapes, value, strict=True)]),
         lambda plain: kind(*(s.from_plain(one) for s, one in zip(shapes, plain, strict=True))),
     )
+    hints = _hints(kind)
+    shapes += [_shape(hints.get(name, Any), known) for name in kind._fields]
+    return known[kind]
 
 
 def _typed_dict(kind: Any, known: dict[Any, Shape]) -> Shape:
-    hints = {
-        name: _shape(_without_required(hint), known)
-        for name, hint in typing.get_type_hints(kind, include_extras=True).items()
-    }
-    if all(shape.is_plain for shape in hints.values()):
-        return PLAIN
-    return Shape(
-        lambda value: {n: hints.get(n, PLAIN).to_plain(item) for n, item in value.items()},
-        lambda plain: {n: hints.get(n, PLAIN).from_plain(item) for n, item in plain.items()},
+    shapes: dict[str, Shape] = {}
+    known[kind] = Shape(
+        _only(dict, lambda v: {n: shapes.get(n, PLAIN).to_plain(one) for n, one in v.items()}),
+        lambda plain: {n: shapes.get(n, PLAIN).from_plain(one) for n, one in plain.items()},
     )
+    for name, hint in _hints(kind).items():
+        shapes[name] = _shape(_without_required(hint), known)
+    if all(shape.is_plain for shape in shapes.values()):
+        known[kind] = PLAIN
+    return known[kind]
 
 
 def _without_required(hint: Any) -> Any:
@@ -187,11 +219,11 @@ def _without_required(hint: Any) -> Any:
     return hint
 
 
-def _list(item: Shape, kind: Callable[[Any], Any]) -> Shape:
+def _list(item: Shape, kind: type) -> Shape:
     if item.is_plain and kind is list:
         return PLAIN
     return Shape(
-        lambda value: [item.to_plain(one) for one in value],
+        _only(kind, lambda value: [item.to_plain(one) for one in value]),
         lambda plain: kind(item.from_plain(one) for one in plain),
     )
 
@@ -201,16 +233,24 @@ def _tuple(inner: tuple[Any, ...], known: dict[Any, Shape]) -> Shape:
         return _list(_shape(inner[0], known) if inner else PLAIN, tuple)
     shapes = [_shape(one, known) for one in inner]
     return Shape(
-        lambda value: [s.to_plain(one) for s, one in zip(shapes, value, strict=True)],
+        _only(tuple, lambda v: [s.to_plain(one) for s, one in zip(shapes, v, strict=True)]),
         lambda plain: tuple(s.from_plain(one) for s, one in zip(shapes, plain, strict=True)),
     )
 
 
-def _mapping(key: Shape, item: Shape) -> Shape:
-    if key.is_plain and item.is_plain:
+def _is_text(annotation: Any) -> bool:
+    """Whether JSON can carry such keys: what is of no certain type is judged by its values."""
+    annotation = _bare(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return all(type(one) is str for one in typing.get_args(annotation))
+    return annotation in (str, Any)
+
+
+def _mapping(key: Shape, item: Shape, *, keys_are_text: bool) -> Shape:
+    if keys_are_text and item.is_plain:
         return PLAIN
     return Shape(
-        lambda value: [[key.to_plain(k), item.to_plain(v)] for k, v in value.items()],
+        _only(dict, lambda value: [[key.to_plain(k), item.to_plain(v)] for k, v in value.items()]),
         lambda plain: {key.from_plain(k): item.from_plain(v) for k, v in plain},
     )
 
@@ -226,7 +266,7 @@ def _union(shapes: list[Shape]) -> Shape:
                 back = shape.from_plain(plain)
             except Exception:  # a value of another member may fail in any way
                 continue
-            if type(back) is type(value) and back == value:
+            if type(back) is type(value) and back == value and _is_json(plain):
                 return [at, plain]
         raise CodecError(
             f"{type(value).__qualname__} is none of the annotated types. Nothing was stored. "
@@ -234,6 +274,15 @@ def _union(shapes: list[Shape]) -> Shape:
         )
 
     return Shape(to_plain, lambda plain: shapes[plain[0]].from_plain(plain[1]))
+
+
+def _is_json(plain: Any) -> bool:
+    """Whether nothing is left in `plain` that its shape took for JSON and is not."""
+    if type(plain) is list:
+        return all(map(_is_json, plain))
+    if type(plain) is dict:
+        return all(type(key) is str and _is_json(one) for key, one in plain.items())
+    return type(plain) in (str, int, float, bool, type(None))
 
 
 def _refuse(annotation: Any) -> Shape:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
@@ -12,8 +11,8 @@ from mneme._core.lexicon import Lexicon, lexicon, stem
 
 __all__ = ["Contrast", "Wording", "contrast", "wording"]
 
-MAX_REMEMBERED_CHARS = 2_000
-"""Longer texts are read anew each time; thousands of them would fill the memory."""
+MAX_REMEMBERED_CHARS = 300
+"""A longer text is read anew for each pair: 2,048 shorter ones are at most some 50 MB."""
 
 NEAR = 0.7
 """Dice of the character trigrams from which one text is an edit of the other, not a rewording."""
@@ -153,24 +152,18 @@ class Contrast:
 
 
 def wording(text: str) -> Wording:
-    """`text`, read; the last 4,096 texts of usual length are remembered."""
+    """`text`, read; the last 2,048 texts of usual length are remembered."""
     return _remembered(text) if len(text) <= MAX_REMEMBERED_CHARS else Wording(text)
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=2_048)
 def _remembered(text: str) -> Wording:
     return Wording(text)
 
 
+@lru_cache(maxsize=16)
 def contrast(asked: str, cached: str) -> Contrast:
-    """What differs; the guards ask one after the other about the same pair, so it is kept."""
-    if max(len(asked), len(cached)) <= MAX_REMEMBERED_CHARS:
-        return _compared(asked, cached)
-    return Contrast(wording(asked), wording(cached))
-
-
-@lru_cache(maxsize=64)
-def _compared(asked: str, cached: str) -> Contrast:
+    """What differs; kept for a while, as the guards ask one after the other about one pair."""
     return Contrast(wording(asked), wording(cached))
 
 
@@ -279,21 +272,14 @@ def _dice(left: frozenset[str], right: frozenset[str]) -> float:
 
 def _without(tokens: Iterable[Token], others: Sequence[str]) -> list[Token]:
     """The tokens that no word of `others` pairs off, in order."""
-    if len(others) <= 16:
-        # The usual case, at a third of the cost.
-        spare = list(others)
-        left = []
-        for token in tokens:
-            if token[0] in spare:
-                spare.remove(token[0])
-            else:
-                left.append(token)
-        return left
-    counts = Counter(others)
+    # Not a Counter: for a handful of words making one costs more than the work.
+    spare: dict[str, int] = {}
+    for word in others:
+        spare[word] = spare.get(word, 0) + 1
     left = []
     for token in tokens:
-        if counts[token[0]] > 0:
-            counts[token[0]] -= 1
+        if spare.get(token[0]):
+            spare[token[0]] -= 1
         else:
             left.append(token)
     return left

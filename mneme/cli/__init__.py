@@ -14,7 +14,8 @@ def main() -> None:
     try:
         from mneme.cli.app import app
     except ModuleNotFoundError as exc:
-        if exc.name not in EXTRA:
+        package = (exc.name or "").partition(".")[0]
+        if package not in EXTRA:
             raise
-        sys.exit(f"mneme: the command line needs {exc.name}. Run: pip install 'mneme-toolkit[cli]'")
+        sys.exit(f"mneme: the command line needs {package}. Run: pip install 'mneme-toolkit[cli]'")
     app(prog_name="mneme")

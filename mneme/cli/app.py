@@ -67,8 +67,12 @@ NO_DEMO = (
 
 @app.command()
 def demo(
-    threshold: Annotated[float | None, typer.Option(help="Least cosine of a hit.")] = None,
-    model_seconds: Annotated[float | None, typer.Option(help="How long a call takes.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least cosine of a hit.")
+    ] = None,
+    model_seconds: Annotated[
+        float | None, typer.Option(min=0, help="How long a call takes.")
+    ] = None,
     as_json: AsJSON = False,
 ) -> None:
     """Ask 600 questions in four worlds, and see what the cache saves and where it errs."""

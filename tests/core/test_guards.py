@@ -18,11 +18,11 @@ from mneme.types import Guard
 SWAP = MinimalSwap()
 
 REFUSED: list[tuple[Guard, str, str]] = [
-    (guards.numbers, "What does the plan for 5 users cost?", "What does the plan for 50 users cost?"),
-    (guards.numbers, "What does a 2-year contract cost me?", "Price of the contract over five years"),
+    (guards.numbers, "What is the fee for 5 users?", "What is the fee for 50 users?"),
+    (guards.numbers, "What does a 2-year deal cost?", "Price of a deal over five years"),
     (guards.numbers, "transfer £1,000 to Ann", "transfer £10,000 to Ann"),
     (guards.numbers, "how tall is a tower of ten bricks", "how tall is a tower of twelve bricks"),
-    (guards.numbers, "ما هي مهلة ٣ أيام", "ما هي مهلة ٥ أيام"),
+    (guards.numbers, "ما هي مهلة ٣ أيام", "ما هي مهلة ٢ أيام"),
     (guards.quotations, 'What does "affect" mean?', 'What does "effect" mean?'),
     (guards.quotations, "Wie sagt man «Haus»?", "Wie sagt man «Maus»?"),
     (guards.negation, "Which plans include roaming?", "Which plans don't include roaming?"),
@@ -36,7 +36,7 @@ REFUSED: list[tuple[Guard, str, str]] = [
     (guards.opposites, "How long is a mile in feet?", "How long is a mile in meters?"),
     (guards.opposites, "Is this claim verified by you?", "Is this claim unverified by you?"),
     (guards.names, "How do I set up the Jira plugin?", "How do I set up the Trello plugin?"),
-    (guards.person, "What documents do I need to travel?", "What documents does my son need to travel?"),
+    (guards.person, "What papers do I need to fly?", "What papers does my son need to fly?"),
     (guards.person, "How do I block my card?", "How do I block my wife's card?"),
     (guards.person, "Can I see my file?", "Can I see her file?"),
     (guards.question_word, "When will my parcel arrive?", "Where will my parcel arrive?"),
@@ -70,7 +70,7 @@ SERVED: list[tuple[str, str]] = [
     ("I want one of your cards", "Is it possible to have 2 cards?"),
     ("How do I reset my password if I lost access to my email?",
      "I've lost access to the email of my account, how can I get a password reset?"),
-    ("ＡＢＣ　１２", "abc 12"),
+    ("\uff21\uff22\uff23\u3000\uff11\uff12", "abc 12"),
 ]  # fmt: skip
 
 either_order = pytest.mark.parametrize("turn", [lambda a, b: (a, b), lambda a, b: (b, a)], ids="ab")

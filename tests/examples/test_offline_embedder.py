@@ -15,7 +15,7 @@ from support.snippets import snippets
 
 from mneme.types import Embedder
 
-PAGE = Path(__file__).parents[2] / "docs" / "bring-your-own-embedder.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "bring-your-own-embedder.md"
 
 pytestmark = pytest.mark.needs("wordllama")
 

@@ -15,7 +15,7 @@ import pytest
 
 from mneme.types import AsyncEmbedder, Embedder
 
-PAGE = Path(__file__).parents[2] / "docs" / "bring-your-own-embedder.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "bring-your-own-embedder.md"
 TEXTS = ["How do I reset my password?", "", "Öffnungszeiten?", "x" * 3000]
 
 asks_someone = pytest.mark.needs("boto3", "httpx", "openai")

@@ -143,6 +143,20 @@ async def test_item_07_whatever_fails_in_the_cache_the_application_answers(part:
     assert cache._core.tally.total("failed_open") >= 2
 
 
+async def test_item_07_an_embedder_that_is_down_is_asked_once(anyio_backend: str) -> None:
+    """Filling would ask it again, and a request wait for it twice."""
+    asked: list[str] = []
+
+    class Counted(Down):
+        def embed(self, text: str, /) -> Any:
+            asked.append(text)
+            return super().embed(text)
+
+    cache = SemanticCache(store=MemoryStore(), embedder=Counted())
+    assert (await mounted(Counting(), cache).post("/ask", ASKED)).cache_status == "mneme; fwd=miss"
+    assert len(asked) == cache.stats().failed_open == 1
+
+
 @pytest.mark.parametrize("when", ["before", "after", "between"])
 async def test_item_09_an_application_that_raises_stores_nothing(cache: Any, when: str) -> None:
     """Its exception comes out unchanged."""

@@ -363,9 +363,7 @@ async def test_ttl_and_tags_of_a_function(s: Scene) -> None:
         return len(calls)
 
     async with s.cache(default_ttl=1_000) as cache:
-        function = semantic_cache(cache=cache.cache, ttl=10, tags=["model-x"])(
-            s.world.written(ask)
-        )
+        function = semantic_cache(cache=cache.cache, ttl=10, tags=["model-x"])(s.world.written(ask))
         assert await s.call(function, "q") == 1
         s.clock.advance(9.0)
         assert await s.call(function, "q") == 1
@@ -422,7 +420,8 @@ async def test_lookup_explain_invalidate_and_refresh(s: Scene) -> None:
         assert calls == []
         assert await s.call(function, "q") == 1
         hit = await s.call(function.lookup, "Q?", model="m")
-        assert isinstance(hit, Hit) and hit.response == 1
+        assert isinstance(hit, Hit)
+        assert hit.response == 1
         assert not await s.call(function.lookup, "q", model="n")
         explained = await s.call(function.explain, "q")
         assert explained.outcome == hit
@@ -550,7 +549,7 @@ async def test_a_result_that_cannot_be_stored(s: Scene) -> None:
     """A result that would not come back equal is a CodecError, and leaves nothing stored."""
     calls = []
 
-    async def untyped(prompt: str):  # noqa: ANN202
+    async def untyped(prompt: str):
         calls.append(prompt)
         return {1: "not text"}
 
@@ -573,7 +572,7 @@ async def test_a_codec_of_its_own(s: Scene) -> None:
     """`codec=` says how results are stored; without it a pickle is not read but asked again."""
     calls = []
 
-    async def ask(prompt: str):  # noqa: ANN202
+    async def ask(prompt: str):
         calls.append(prompt)
         return {1, 2}
 

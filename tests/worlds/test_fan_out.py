@@ -83,7 +83,7 @@ def test_embedders_run_beside_each_other(
 @IN_EACH_WORLD
 @IN_EACH_STORE
 def test_an_embedder_may_use_the_cache(world: World, kind: StoreKind, tmp_path: Path) -> None:
-    """An embedder that reads and writes the cache, itself and from another thread, is no deadlock."""
+    """An embedder may read and write the cache, in its own and in another thread."""
     cache: SemanticCache
 
     def elsewhere(text: str) -> None:

@@ -248,7 +248,8 @@ async def test_stats_add_up_and_survive_closing(s: Scene) -> None:
         await cache.delete("capital of france", namespace="a")
         first = await cache.stats()
         assert (first.hits_exact, first.hits_semantic, first.misses) == (1, 1, 1)
-        assert first.hits == 2 and first.hit_rate == pytest.approx(2 / 3)
+        assert first.hits == 2
+        assert first.hit_rate == pytest.approx(2 / 3)
         assert (await cache.stats("b")).misses == 1
         assert (await cache.stats("unknown")).hit_rate == 0.0
         assert first.embedder_fingerprint == s.embedder.fingerprint
@@ -307,7 +308,8 @@ async def test_everything_survives_reopening(s: Scene) -> None:
     s.clock.advance(10.0)
     async with s.cache() as cache:
         hit = await cache.get("france capital of", namespace="a")
-        assert hit.response == {"city": "Paris"} and hit.metadata == {"n": 1}
+        assert hit.response == {"city": "Paris"}
+        assert hit.metadata == {"n": 1}
         assert (hit.age_seconds, hit.ttl_seconds, hit.layer) == (10.0, 90.0, "semantic")
         assert await cache.invalidate(tag="geo") == 1
 

@@ -149,7 +149,8 @@ def test_faces_share_one_cache(world: World, opener: str, tmp_path: Path) -> Non
 
     async def scenario() -> None:
         hit = await face.get("france capital of")
-        assert hit is not None and hit.response == "Paris"
+        assert hit is not None
+        assert hit.response == "Paris"
         face.set_similarity_threshold(0.25)
         await face.put("red colour", "red")
 
@@ -218,7 +219,7 @@ def test_the_constructor_of_an_async_cache_touches_no_file(face: Any, tmp_path: 
 def test_a_setting_that_makes_no_sense(
     face: Any, settings: dict[str, Any], says: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """A wrong value is a ValueError from the constructor that names the setting; no file is made."""
+    """A wrong value is a ValueError of the constructor that names the setting; no file is made."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=says):
         face(**{"store": MemoryStore(), "embedder": Spy(), **settings})
@@ -277,9 +278,7 @@ def test_two_caches_of_one_memory_store(world: World) -> None:
     store = MemoryStore()
 
     async def scenario() -> None:
-        one, two = (
-            world.open(store=store, embedder=Spy(), clock=ManualClock()) for _ in range(2)
-        )
+        one, two = (world.open(store=store, embedder=Spy(), clock=ManualClock()) for _ in range(2))
         await settled(one.put("q", "r", embedding=cosine(1.0)))
         assert (await settled(two.get("q"))).response == "r"
         assert (await settled(two.get("z", embedding=cosine(1.0)))).response == "r"

@@ -43,7 +43,8 @@ async def test_falsy_responses_are_responses(s: Scene) -> None:
             query = f"question number {at} {'x' * at}"
             await cache.put(query, response)
             hit = await cache.get(query)
-            assert hit.response == response and type(hit.response) is type(response)
+            assert hit.response == response
+            assert type(hit.response) is type(response)
 
 
 @everywhere()
@@ -122,7 +123,7 @@ async def test_a_namespace_can_be_required(s: Scene) -> None:
     """With require_namespace, calls outside any namespace are refused, and say what to do."""
     async with s.cache(require_namespace=True) as cache:
         for name, *args in (("get", "q"), ("put", "q", "r"), ("delete", "q"), ("explain", "q")):
-            with pytest.raises(NamespaceRequiredError, match="with mneme.namespace"):
+            with pytest.raises(NamespaceRequiredError, match=r"with mneme\.namespace"):
                 await getattr(cache, name)(*args)
         with mneme.namespace("tenant"):
             await cache.put("q", "r")
@@ -159,7 +160,9 @@ async def test_lookup_says_why_and_fill_embeds_nothing(s: Scene) -> None:
     """A `Miss` is falsy, has its reason and nearest similarity, and is filled with its vector."""
     async with s.cache() as cache:
         miss = await cache.lookup("capital of france")
-        assert isinstance(miss, Miss) and not miss and miss.reason == "absent"
+        assert isinstance(miss, Miss)
+        assert not miss
+        assert miss.reason == "absent"
         assert await cache.fill(miss, "Paris", metadata={"n": 1}, tags=["geo"]) is True
         assert s.embedder.texts == ["capital of france"]
         assert (await cache.get("france capital of")).metadata == {"n": 1}
@@ -168,7 +171,8 @@ async def test_lookup_says_why_and_fill_embeds_nothing(s: Scene) -> None:
         assert near.nearest_similarity is None
         await cache.put("capital of france", "Paris")
         near = await cache.lookup("capital of spain now")
-        assert near.reason == "below_threshold" and 0.2 < near.nearest_similarity < 0.8
+        assert near.reason == "below_threshold"
+        assert 0.2 < near.nearest_similarity < 0.8
 
 
 @everywhere()
@@ -183,7 +187,8 @@ async def test_explain_shows_every_candidate_and_counts_nothing(s: Scene) -> Non
         assert isinstance(explained, Explanation)
         assert [v.reason for v in explained.verdicts] == ["guarded", None, "below_threshold"]
         assert explained.outcome.response == "room"
-        assert "room 5" in str(explained) and "guarded (digits)" in str(explained)
+        assert "room 5" in str(explained)
+        assert "guarded (digits)" in str(explained)
         explained = await cache.explain("room 5")
         assert explained.outcome.layer == "exact"
         assert (await cache.explain("nothing like it")).outcome.reason == "below_threshold"

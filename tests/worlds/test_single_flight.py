@@ -29,7 +29,7 @@ class Abandoned(BaseException):
 @IN_EACH_WORLD
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_fifty_equal_calls_at_once_are_one(world: World, kind: Any, tmp_path: Path) -> None:
-    """Fifty callers of one prompt make one call and one embedding; each gets an answer of its own."""
+    """Fifty callers of one prompt make one call and one embedding; each gets its own answer."""
     calls: list[str] = []
 
     async def scenario(s: Scene) -> None:
@@ -125,7 +125,7 @@ def test_bypass_and_refresh_wait_for_nobody(world: World, mode: str, tmp_path: P
 
 @IN_EACH_WORLD
 def test_a_failed_leader_sets_its_followers_free(world: World, tmp_path: Path) -> None:
-    """When the leader raises, it alone gets its error; all followers call, and beside each other."""
+    """When the leader raises, the error is its own; all followers call, beside each other."""
     inside = Count()
     error = ConnectionError("the leader's own")
 
@@ -150,7 +150,8 @@ def test_a_failed_leader_sets_its_followers_free(world: World, tmp_path: Path) -
                         return exc
 
                 answers = await world.together(*[call] * 6)
-            assert answers.count("r") == 5 and error in answers
+            assert answers.count("r") == 5
+            assert error in answers
             assert inside.value == 6
             # The leader's vector served all of them.
             assert s.embedder.texts == ["q"]
@@ -344,7 +345,9 @@ def test_a_leaders_semantic_hit_is_shared(world: World, tmp_path: Path) -> None:
                         return embed(text)
 
                     s.embedder.embed = slowly_here  # type: ignore[method-assign]
-                answers = await world.together(*[lambda: s.call(function, "france capital of")] * 10)
+                answers = await world.together(
+                    *[lambda: s.call(function, "france capital of")] * 10
+                )
             assert answers == [["Paris"]] * 10
             assert len({id(answer) for answer in answers}) == 10
             assert s.embedder.texts == ["capital of france", "france capital of"]
@@ -400,7 +403,7 @@ def test_a_child_of_the_leader_does_not_wait_for_it(world: World, tmp_path: Path
 @ON_EACH_LOOP
 @pytest.mark.parametrize("how", ["in place", "worker thread"])
 def test_an_async_leader_asks_its_sync_twin(world: World, how: str) -> None:
-    """A sync function with the leader's own key, called by it on the loop or in a thread, calls through."""
+    """A sync function with its leader's key, called on the loop or in a thread, calls through."""
     depth = Count()
     cache = mneme.SemanticCache(store=MemoryStore(), embedder=HashEmbedder())
 
@@ -497,7 +500,8 @@ def test_a_ring_that_closes_in_the_last_moment(world: World, tmp_path: Path) -> 
             port.follow = after_both_boarded
             jobs = [lambda at=at: s.call(functions[0], "q", at) for at in range(2)]
             assert await world.together(*jobs) == ["end"] * 2
-            assert boarded.value == 2 and len(flights) == 0
+            assert boarded.value == 2
+            assert len(flights) == 0
 
     world.run(scenario, Scene(world, "memory", tmp_path))
 
@@ -563,7 +567,8 @@ def test_waking_a_follower_whose_loop_has_ended(world: World) -> None:
         in_threads(lambda: world.run(give_up))
         # It came just before the follower's task was cancelled, and too late for its loop.
         flight.wakers += wakers
-    assert flight.ending == "failed" and len(flights) == 0
+    assert flight.ending == "failed"
+    assert len(flights) == 0
 
 
 async def _never(prompt: str) -> str:

@@ -20,7 +20,7 @@ IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
 
 @everywhere()
 async def test_without_an_owner_the_caller_renews(s: Scene) -> None:
-    """With stale_for and no ``with``, the first caller past the TTL calls and gets the new answer."""
+    """With stale_for and no ``with``, the first caller past the TTL gets the new answer."""
     calls = []
 
     async def ask(prompt: str) -> int:

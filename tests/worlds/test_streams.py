@@ -49,7 +49,8 @@ async def test_a_stream_is_replayed_item_by_item(s: Scene) -> None:
             assert await drained(function(prompt)) == log[:7]
         assert len(log) == 7
         hit = await settled(function.lookup("up count"))
-        assert hit.layer == "semantic" and hit.response == log
+        assert hit.layer == "semantic"
+        assert hit.response == log
 
 
 @everywhere("memory")
@@ -202,7 +203,7 @@ async def test_the_context_of_a_stream_is_that_of_its_call(s: Scene) -> None:
 
 @everywhere("memory")
 async def test_what_is_not_kept_of_streams(s: Scene) -> None:
-    """cache_if sees the list of items; too large, refused or unaskable streams pass all the same."""
+    """What cache_if refuses, is too large or cannot be asked passes, and is not stored."""
     calls = []
 
     async def tell(prompt: str, items: int = 2) -> AsyncIterator[str]:
@@ -233,7 +234,7 @@ async def test_what_is_not_kept_of_streams(s: Scene) -> None:
 async def test_streams_that_cannot_be_stored(s: Scene) -> None:
     """Every item passes, then the CodecError says that nothing was stored."""
 
-    async def tell(prompt: str):  # noqa: ANN202
+    async def tell(prompt: str):
         yield 1
         yield object
 
