@@ -31,8 +31,9 @@ autodoc_default_options = {"members": True, "undoc-members": True}
 # not excused: a dead reference inside these pages fails the build.
 nitpick_ignore_regex = [
     ("py:.*", r"(anyio|collections|contextlib|datetime|enum|numpy|os|pathlib|types|typing)\..+"),
+    ("py:.*", r"(opentelemetry|prometheus_client)\..+"),
     # Type variables, which have no page anywhere.
-    ("py:.*", r"(mneme[.\w]*\.)?[A-Z](\.args|\.kwargs)?"),
+    ("py:.*", r"(mneme[.\w]*\.)?[A-Z](_co)?(\.args|\.kwargs)?"),
 ]
 
 

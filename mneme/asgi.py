@@ -7,20 +7,13 @@ in passing: context variables reach the application, and nothing is buffered.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from mneme import context
-from mneme._core.exchange import (
-    Forward,
-    cache_status,
-    forward_of,
-    hit_fields,
-)
-from mneme._core.fields import Fields
+from mneme._core.exchange import Forward, cache_status, forward_of, hit_fields
 from mneme._core.gateway import (
     Gateway,
     Recorded,
@@ -30,26 +23,30 @@ from mneme._core.gateway import (
 )
 from mneme._core.ports import LoopPort, _deadline
 from mneme._core.recording import StoredResponse
-from mneme._core.request import Request
 from mneme._core.routes import Extractor, Route
+from mneme._core.scope import (
+    PAST_THE_BODY,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    fields_of,
+    path_of,
+    plain,
+    read_body,
+    replayed,
+    request_of,
+)
 from mneme.cache import AnyCache, core_of
 from mneme.records import Hit
 
 __all__ = ["NamespaceMiddleware", "SemanticCacheMiddleware"]
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Namespace: TypeAlias = str | Callable[[Scope], str | Awaitable[str | None] | None]
-RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 MARK = "mneme.cache"
 """In a scope whose request some cache further out has taken on."""
-
-PAST_THE_BODY = ("http.response.pathsend", "http.response.zerocopysend")
-"""Ways to send a body that nobody beside could record."""
 
 
 class SemanticCacheMiddleware:
@@ -118,8 +115,8 @@ class SemanticCacheMiddleware:
             why = await _opened(around, gateway.namespace, scope)
             found = None
             if scope["type"] == "http" and MARK not in scope:
-                headers = _fields(scope["headers"])
-                found = gateway.find(scope["method"], _path(scope), headers)
+                headers = fields_of(scope["headers"])
+                found = gateway.find(scope["method"], path_of(scope), headers)
             if why is not None:
                 gateway.left_out(why, is_routed=found is not None)
             if found is None:
@@ -133,18 +130,18 @@ class SemanticCacheMiddleware:
     async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stored answer, or have the application answer, with a recording beside."""
         gateway = self._gateway
-        body, replay = await _read(receive, gateway.max_request_bytes)
+        body, replay = await read_body(receive, gateway.max_request_bytes)
         outcome: Hit | Recorded | Forward = "bypass"
         if body is not None:
             # Where a namespace is configured, it is open by now.
-            outcome = await gateway.look(self._port, _request(scope, body), route)
+            outcome = await gateway.look(self._port, request_of(scope, body), route)
         if isinstance(outcome, Hit):
             await _send_hit(outcome, send, is_head=scope["method"] == "HEAD")
         elif isinstance(outcome, Recorded):
-            teed = _Teed(gateway, self._port, outcome, _replayed(replay, receive), send)
-            await self.app(_plain(scope), teed.receive, teed.send)
+            teed = _Teed(gateway, self._port, outcome, replayed(replay, receive), send)
+            await self.app(plain(scope), teed.receive, teed.send)
         else:
-            await self.app(scope, _replayed(replay, receive), _telling(outcome, send))
+            await self.app(scope, replayed(replay, receive), _telling(outcome, send))
 
 
 class NamespaceMiddleware:
@@ -202,7 +199,7 @@ class _Teed:
         if kind == "http.response.start":
             message = _told(message, forward_of(self._recorded.miss))
             now = self._gateway.core.clock()
-            recording.start(message["status"], _fields(message["headers"][:-1]), now=now)
+            recording.start(message["status"], fields_of(message["headers"][:-1]), now=now)
             if message.get("trailers"):
                 recording.drop()
         elif kind == "http.response.body":
@@ -239,36 +236,6 @@ async def _opened(around: ExitStack, namespace: Namespace | None, scope: Scope) 
     return None
 
 
-async def _read(receive: Receive, limit: int) -> tuple[bytes | None, list[Message]]:
-    """The body, None if it is over `limit` or cut off; and what the application is to receive."""
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None, [_body(b"".join(chunks), more=True), message] if chunks else [message]
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        more = message.get("more_body", False)
-        if size > limit or not more:
-            body = b"".join(chunks)
-            return (body if size <= limit else None), [_body(body, more=more)]
-
-
-def _body(body: bytes, *, more: bool) -> Message:
-    return {"type": "http.request", "body": body, "more_body": more}
-
-
-def _replayed(messages: Iterable[Message], receive: Receive) -> Receive:
-    """What was read, and then whatever the server says: a disconnect only when there is one."""
-    pending = deque(messages)
-
-    async def again() -> Message:
-        return pending.popleft() if pending else await receive()
-
-    return again
-
-
 def _telling(why: Forward, send: Send) -> Send:
     """`send`, with the cache's word on why it did not answer."""
 
@@ -297,39 +264,3 @@ async def _send_hit(hit: Hit, send: Send, *, is_head: bool) -> None:
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
     last = chunks[-1] if chunks else b""
     await send({"type": "http.response.body", "body": last, "more_body": False})
-
-
-def _request(scope: Scope, body: bytes) -> Request:
-    tls = (scope.get("extensions") or {}).get("tls") or {}
-    return Request(
-        method=scope["method"],
-        path=_path(scope),
-        query=scope.get("query_string", b""),
-        headers=_fields(scope["headers"]),
-        body=body,
-        # Some servers add the query string.
-        raw_path=(scope.get("raw_path") or b"").partition(b"?")[0],
-        caller=(str(tls["client_cert_name"]),) if tls.get("client_cert_name") else (),
-    )
-
-
-def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path
-
-
-def _plain(scope: Scope) -> Scope:
-    """The scope of a request whose answer will be recorded: to be sent plain, and through us."""
-    extensions = scope.get("extensions") or {}
-    return {
-        **scope,
-        "headers": [pair for pair in scope["headers"] if pair[0].lower() != b"accept-encoding"],
-        "extensions": {k: v for k, v in extensions.items() if k not in PAST_THE_BODY},
-    }
-
-
-def _fields(headers: RawHeaders) -> Fields:
-    return tuple(
-        (name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers
-    )

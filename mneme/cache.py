@@ -6,19 +6,30 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar
 
+from mneme import checkpoint
 from mneme._core import flow
 from mneme._core.core import Core
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import Ask, check_namespace
 from mneme._core.keys import normalize as normalize_prompt
-from mneme._core.ports import BlockingPort, LoopPort, drive, embeds_async, task_crew
+from mneme._core.ports import (
+    BlockingPort,
+    LoopPort,
+    drive,
+    embeds_async,
+    in_worker_thread,
+    task_crew,
+)
 from mneme._core.settings import Settings, check_count
-from mneme.errors import IndexBackendUnavailableError, QuantizationError
+from mneme.errors import CheckpointError, IndexBackendUnavailableError, QuantizationError
+from mneme.guards import DEFAULT_GUARDS
 from mneme.indexes.exact import ExactIndex
 from mneme.records import Entry, Explanation, Health, Hit, Identity, Miss, Stats, Terms
 from mneme.stores.sqlite import SQLiteStore
@@ -62,7 +73,7 @@ class _Face:
         namespace_quotas: Mapping[str, int] | None = None,
         confidence_fn: Confidence | None = None,
         validator: Validator | None = None,
-        guards: Iterable[Guard] = (),
+        guards: Iterable[Guard] = DEFAULT_GUARDS,
         metrics_hook: MetricsHook | None = None,
         normalize: bool | Normalizer = True,
         index_backend: Literal["auto", "numpy", "hnsw"] = "auto",
@@ -89,7 +100,8 @@ class _Face:
             confidence_fn: ``(similarity, age_seconds, metadata) -> confidence``, which must
                 reach the threshold; the default is the similarity itself.
             validator: ``response -> bool``: what may be stored, and served.
-            guards: each ``(asked, cached) -> None`` or the reason why not to serve.
+            guards: each ``(asked, cached) -> None`` or the reason why not to serve; the
+                default is `mneme.guards.DEFAULT_GUARDS`, ``()`` turns them off.
             metrics_hook: ``(event, attributes)``, called in line; what it raises is logged.
             normalize: True: case, spacing and final punctuation do not matter to the exact
                 layer; False: every character does; or your own function.
@@ -452,6 +464,34 @@ class SemanticCache(_Face):
         """Give the space of removed entries back to the disk."""
         self._core.compact()
 
+    def dumps(self, dest: str | os.PathLike[str] | BinaryIO) -> int:
+        """
+        Write everything to one archive, which any store can take in; the number of entries.
+
+        Raises:
+            CheckpointError: `dest` cannot be written; an archive that was there is untouched.
+        """
+        return _dumped(self._core, dest)
+
+    @classmethod
+    def loads(
+        cls,
+        source: str | os.PathLike[str] | BinaryIO,
+        path: str | os.PathLike[str],
+        embedder: AnyEmbedder,
+        **settings: Any,
+    ) -> SemanticCache:
+        """
+        A cache in a new file at `path`, filled from an archive of `dumps`.
+
+        Raises:
+            CheckpointError: `source` is no whole archive, or `path` exists; nothing was made.
+            EmbedderMismatchError: another embedder filled it.
+        """
+        check_embedder(embedder)
+        _restored(source, path, embedder)
+        return cls(path, embedder=embedder, **settings)
+
     def set_namespace_quota(self, namespace: str, quota: int | None) -> None:
         super().set_namespace_quota(namespace, quota)
         self._core.commit(())
@@ -615,6 +655,23 @@ class AsyncSemanticCache(_Face):
         """See `SemanticCache.compact`."""
         await self._port.run(self._core.compact)
 
+    async def dumps(self, dest: str | os.PathLike[str] | BinaryIO) -> int:
+        """See `SemanticCache.dumps`."""
+        return await self._port.run(_dumped, self._core, dest)
+
+    @classmethod
+    async def loads(
+        cls,
+        source: str | os.PathLike[str] | BinaryIO,
+        path: str | os.PathLike[str],
+        embedder: AnyEmbedder,
+        **settings: Any,
+    ) -> AsyncSemanticCache:
+        """See `SemanticCache.loads`."""
+        check_embedder(embedder)
+        await in_worker_thread(_restored, source, path, embedder)
+        return cls(path, embedder=embedder, **settings)
+
     async def close(self) -> None:
         """Let refreshes that run in the background end, save counters, close the store."""
         try:
@@ -655,6 +712,38 @@ def _asked_pairs(
     asks = face._asks([query for query, _ in given], namespace, embeddings)
     vectors = embeddings if embeddings is not None else [None] * len(given)
     return [(ask, response) for ask, (_, response) in zip(asks, given, strict=True)], vectors
+
+
+def _dumped(core: Core, dest: str | os.PathLike[str] | BinaryIO) -> int:
+    core.check_open()
+    # Opens the store, and saves the counts and removals that wait for a commit.
+    core.commit(())
+    store, embedder = core.store, core.embedder
+    return checkpoint.write(
+        dest,
+        store.scan(),
+        fingerprint=embedder.fingerprint,
+        dim=core.dim,
+        counts=store.counts(),
+    )
+
+
+def _restored(
+    source: str | os.PathLike[str] | BinaryIO, path: str | os.PathLike[str], embedder: AnyEmbedder
+) -> None:
+    """Make the file at `path` whole or not at all: it gets its name once it is filled."""
+    place = Path(path)
+    if place.exists():
+        raise CheckpointError(
+            f"{place} exists. It was not touched. Load the archive into a new file."
+        )
+    with TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as folder:
+        half_done = Path(folder) / place.name
+        with closing(SQLiteStore(half_done)) as store:
+            checkpoint.restore(
+                source, store, fingerprint=embedder.fingerprint, dim=int(embedder.dim)
+            )
+        half_done.rename(place)
 
 
 def core_of(cache: AnyCache) -> Core:

@@ -62,7 +62,7 @@ def numbers(asked: str, cached: str) -> str | None:
     mine, theirs = found.of("n")
     if not mine or not theirs or (not found.is_edit and (mine == ["1"] or theirs == ["1"])):
         return None
-    return _reason("numbers", mine, theirs)
+    return _reason("numbers", found, mine, theirs)
 
 
 def quotations(asked: str, cached: str) -> str | None:
@@ -71,7 +71,7 @@ def quotations(asked: str, cached: str) -> str | None:
     mine, theirs = found.left.quotes, found.right.quotes
     if found.is_same or not mine or not theirs or mine == theirs:
         return None
-    return _reason("quotations", mine - theirs or mine, theirs - mine or theirs)
+    return _reason("quotations", found, sorted(mine), sorted(theirs))
 
 
 def negation(asked: str, cached: str) -> str | None:
@@ -89,7 +89,7 @@ def negation(asked: str, cached: str) -> str | None:
     mine, theirs = found.of("cfnq")
     if len(mine) + len(theirs) > MAX_ELSE or all(found.of("c")):
         return None
-    return _reason("negation", *found.of("-"))
+    return _reason("negation", found, *found.of("-"))
 
 
 def opposites(asked: str, cached: str) -> str | None:
@@ -102,7 +102,7 @@ def opposites(asked: str, cached: str) -> str | None:
     pair = None if _is_turned(found) else _opposed(mine, theirs)
     rivals = lexicon().are_rivals
     pair = pair or next((pair for pair in product(mine, theirs) if rivals(*pair)), None)
-    return _reason("opposites", pair[:1], pair[1:]) if pair else None
+    return _reason("opposites", found, pair[:1], pair[1:]) if pair else None
 
 
 def names(asked: str, cached: str) -> str | None:
@@ -113,7 +113,7 @@ def names(asked: str, cached: str) -> str | None:
     mine, theirs = _unrelated(found)
     mine = [word for word in mine if word in found.left.names]
     theirs = [word for word in theirs if word in found.right.names]
-    return _reason("names", mine, theirs) if mine and theirs else None
+    return _reason("names", found, mine, theirs) if mine and theirs else None
 
 
 def person(asked: str, cached: str) -> str | None:
@@ -125,7 +125,7 @@ def person(asked: str, cached: str) -> str | None:
     if _is_other_for_self(mine, theirs, found.right) or _is_other_for_self(
         theirs, mine, found.left
     ):
-        return _reason("person", mine, theirs)
+        return _reason("person", found, mine, theirs)
     return None
 
 
@@ -141,7 +141,7 @@ def question_word(asked: str, cached: str) -> str | None:
         return None
     if {one, other} not in _HOW_ELSE and not (_is_definite(one) and _is_definite(other)):
         return None
-    return _reason("question word", [one], [other])
+    return _reason("question word", found, [one], [other])
 
 
 def word_order(asked: str, cached: str) -> str | None:
@@ -161,7 +161,7 @@ def word_order(asked: str, cached: str) -> str | None:
     here, there = _trimmed(here, there)
     if not here or _is_moved(here, there):
         return None
-    return f"word order: {' '.join(here)} / {' '.join(there)}"
+    return _reason("word order", found, here, there)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +186,12 @@ class MinimalSwap:
             return None
         if _is_turned(found) and _opposed(mine, theirs):
             return None
-        if self.likeness is not None and self._is_alike(mine, theirs, self.likeness):
-            return None
-        return _reason("swapped", mine, theirs)
-
-    def _is_alike(self, mine: list[str], theirs: list[str], likeness: WordLikeness) -> bool:
-        one, other = sorted((" ".join(mine), " ".join(theirs)))
-        return likeness(one, other) >= self.at_least
+        if self.likeness is not None:
+            # Sorted, so that a likeness that is not symmetric makes no guard that is not.
+            pair = sorted((_spelt(mine, found.left), _spelt(theirs, found.right)))
+            if self.likeness(*pair) >= self.at_least:
+                return None
+        return _reason("swapped", found, mine, theirs)
 
 
 def minimal_swap(likeness: WordLikeness | None = None, *, at_least: float = 0.7) -> Guard:
@@ -243,8 +242,13 @@ def _is_other_for_self(mine: list[str], theirs: list[str], side: Wording) -> boo
     return who == {"self"} and whose == {"other"}
 
 
-def _reason(what: str, mine: Iterable[str], theirs: Iterable[str]) -> str:
-    return f"{what}: {' '.join(sorted(mine)) or '-'} / {' '.join(sorted(theirs)) or '-'}"
+def _reason(what: str, found: Contrast, mine: Iterable[str], theirs: Iterable[str]) -> str:
+    return f"{what}: {_spelt(mine, found.left) or '-'} / {_spelt(theirs, found.right) or '-'}"
+
+
+def _spelt(words: Iterable[str], side: Wording) -> str:
+    """The words as the text has them; it was their stems that were compared."""
+    return " ".join([side.spelling.get(word, word) for word in words])
 
 
 def _unrelated(found: Contrast) -> tuple[list[str], list[str]]:

@@ -175,7 +175,7 @@ class Miss:
     ask: Any = field(default=None, repr=False, compare=False)
     stale: Hit | None = field(default=None, repr=False)
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> Literal[False]:
         return False
 
 

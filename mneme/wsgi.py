@@ -17,12 +17,7 @@ from typing import Any, TypeAlias
 
 from mneme import context
 from mneme._core.environ import fields_of, path_of, read_body, request_of
-from mneme._core.exchange import (
-    Forward,
-    cache_status,
-    forward_of,
-    hit_fields,
-)
+from mneme._core.exchange import Forward, cache_status, forward_of, hit_fields
 from mneme._core.gateway import (
     Gateway,
     Recorded,
@@ -143,7 +138,8 @@ class SemanticCacheMiddleware:
         start_response: StartResponse,
     ) -> Iterable[bytes]:
         """The stored answer, or the application's, with a recording beside."""
-        within = within or copy_context()
+        # An empty context is falsy.
+        within = copy_context() if within is None else within
         body = read_body(environ, self._gateway.max_request_bytes)
         outcome: Hit | Recorded | Forward = "bypass"
         if body is not None:

@@ -24,6 +24,8 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "context": (("context",), ("words", "pure")),
     "codecs": (("codecs",), ("words", "pure")),
     "stores": (("stores",), ("words",)),
+    "checkpoint": (("checkpoint",), ("words", "stores")),
+    "guards": (("guards",), ("words", "pure")),
     "indexes": (("indexes",), ("words",)),
     "flights": (("_core.flights",), ("words", "pure")),
     "core": (
@@ -47,7 +49,6 @@ LAYERS |= {
         "transports",
         "calibrate",
         "migrate",
-        "checkpoint",
         "dashboard",
         "integrations",
         "testing",

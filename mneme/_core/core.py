@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -111,6 +112,7 @@ class Core:
         self.is_closed = False
         ledger = Ledger(settings.max_entries, settings.namespace_quotas)
         self.live = Live(ledger, self.dim, index_factory)
+        self._to_forget: deque[Callable[[Entry], bool]] = deque()
         self._partitions: dict[str, Partition] = {}
         self._mark = 0
         self._looked_at = float("-inf")
@@ -138,6 +140,7 @@ class Core:
                 self.tally.restore(self.store.counts())
             weakref.finalize(self, _save_counts, self.store, self.tally)
             self.is_open = True
+            self._forget_as_asked()
 
     def close(self) -> None:
         """Save what waits to be saved and let go of the store; calling it again does nothing."""
@@ -184,8 +187,10 @@ class Core:
 
     def _rescan(self) -> None:
         mark = self.store.mark()
-        self.live.replace_all(self.store.scan(), self.clock())
+        expired = self.live.replace_all(self.store.scan(), self.clock())
         self._mark = mark
+        for namespace in expired:
+            self.tally.gone(namespace, "expired")
 
     # -- asking -------------------------------------------------------------------------------
 
@@ -395,20 +400,32 @@ class Core:
             return freshness(now, entry.expires_at, entry.dies_at) == "expired"
 
         identities = self._select(has_died)
+        # What has left memory before, and not yet the store, leaves it now too.
+        count = len(identities) + self.live.doomed(namespace)
         for at in range(0, len(identities), CHUNK):
             for identity in identities[at : at + CHUNK]:
                 self.doom(identity, "expired")
             self.commit(())
+        self.commit(())
         if compact:
             self.compact()
-        return len(identities)
+        return count
 
-    def forget_where(self, wanted: Callable[[Entry], bool]) -> int:
+    def forget_where(self, wanted: Callable[[Entry], bool]) -> None:
         """As `remove_where`, but in memory only: the store hears of it with the next commit."""
-        identities = self.live.select(wanted)
-        for identity in identities:
-            self.doom(identity)
-        return len(identities)
+        self._to_forget.append(wanted)
+        # Before the store is open there is nothing to see yet; `open` does it then.
+        if self.is_open:
+            self._forget_as_asked()
+
+    def _forget_as_asked(self) -> None:
+        while True:
+            try:
+                wanted = self._to_forget.popleft()
+            except IndexError:
+                return
+            for identity in self.live.select(wanted):
+                self.doom(identity)
 
     def count_where(self, wanted: Callable[[Entry], bool]) -> int:
         return len(self.live.select(wanted))

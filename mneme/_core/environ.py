@@ -65,7 +65,11 @@ class _Rejoined(io.RawIOBase):
 
 def request_of(environ: dict[str, Any], body: bytes) -> Request:
     raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    path = raw.partition("?")[0] if raw else environ.get("SCRIPT_NAME", "") + environ["PATH_INFO"]
+    path = (
+        raw.partition("?")[0]
+        if raw
+        else environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    )
     return Request(
         method=environ["REQUEST_METHOD"],
         path=path_of(environ),

@@ -19,6 +19,7 @@ from mneme._core.flights import Ending, Flight
 from mneme._core.keys import Ask
 from mneme._core.vectors import as_unit, as_units
 from mneme.errors import (
+    CacheClosedError,
     CorruptCacheError,
     EmbedderDimensionError,
     EmbeddingError,
@@ -39,6 +40,8 @@ STORE_WEATHER = (StoreBackendError, MultiProcessLockError)
 NOT_KEPT = (
     *EMBEDDER_WEATHER,
     *STORE_WEATHER,
+    # Closed while the call ran: its answer is paid for all the same.
+    CacheClosedError,
     CorruptCacheError,
     NamespaceQuotaExceededError,
     Unkeepable,
@@ -94,7 +97,7 @@ async def look_many(
         units = {at: vectors[at] for at in lacking}
     else:
         try:
-            batch = await _embed_many(port, [asks[at].prompt for at in lacking])
+            batch = await _embed_many(port, [asks[at].spoken for at in lacking])
             units = dict(zip(lacking, batch, strict=True))
         except EMBEDDER_WEATHER as exc:
             for at in lacking:
@@ -142,7 +145,7 @@ async def put_many(
     for (ask, response), vector in zip(pairs, vectors, strict=True):
         if (draft := core.draft(ask, response, terms)) is not None:
             drafts.append((ask, draft, vector))
-    lacking = [ask.prompt for ask, _, vector in drafts if vector is None and ask.semantic]
+    lacking = [ask.spoken for ask, _, vector in drafts if vector is None and ask.semantic]
     units = iter(await _embed_many(port, lacking))
     entries = []
     for ask, draft, vector in drafts:
@@ -311,7 +314,7 @@ async def _compare(port: Port, ask: Ask, vector: Any = None) -> Hit | Miss:
 
 
 async def _unit(port: Port, ask: Ask, vector: Any) -> UnitVector:
-    raw = vector if vector is not None else await port.embed(ask.prompt)
+    raw = vector if vector is not None else await port.embed(ask.spoken)
     return as_unit(raw, port.core.dim)
 
 

@@ -124,6 +124,11 @@ class Ask:
         return self._key
 
     @property
+    def spoken(self) -> str:
+        """What is embedded: where spacing does not matter, it must not move the vector."""
+        return " ".join(self.prompt.split()) if self.normalize is normalize else self.prompt
+
+    @property
     def identity(self) -> tuple[Partition, Key]:
         return self.partition, self.key
 

@@ -44,7 +44,7 @@ class Live:
         self._dim = dim
         self._index_factory = index_factory
         self._indexes: dict[Partition, Index] = {}
-        self._doomed: dict[Identity, None] = {}
+        self._doomed: dict[Identity, Entry] = {}
         self._lock = threading.Lock()
 
     @property
@@ -109,8 +109,14 @@ class Live:
         with self._lock:
             entry = self._forget(identity)
             if entry is not None:
-                self._doomed[identity] = None
+                self._doomed[identity] = entry
         return entry
+
+    def doomed(self, namespace: str | None = None) -> int:
+        """How many have left memory and not yet the store."""
+        with self._lock:
+            gone = self._doomed.values()
+            return sum(namespace in (None, entry.namespace) for entry in gone)
 
     def apply(self, puts: Iterable[Entry], removed: Iterable[Identity]) -> None:
         """What others have put and removed."""
@@ -118,29 +124,42 @@ class Live:
             for identity in removed:
                 self._forget(identity)
             for entry in puts:
-                self._remember(entry)
+                if not self._is_doomed(entry):
+                    self._remember(entry)
 
-    def replace_all(self, entries: Iterable[Entry], now: float) -> None:
-        """Begin anew from what a store holds; what has expired or is too much is doomed."""
+    def replace_all(self, entries: Iterable[Entry], now: float) -> list[str]:
+        """
+        Begin anew from what a store holds; what has expired or is too much is doomed. Gives
+        the namespaces of what has expired, one for each entry.
+        """
+        expired: list[str] = []
         with self._lock:
             quotas = self._ledger.quotas
             self._ledger = Ledger(self._ledger.max_entries, quotas)
             self._indexes = {}
             for entry in entries:
                 if freshness(now, entry.expires_at, entry.dies_at) == "expired":
-                    self._doomed[entry.identity] = None
-                else:
+                    if not self._is_doomed(entry):
+                        expired.append(entry.namespace)
+                    self._doomed[entry.identity] = replace(entry, vector=None)
+                elif not self._is_doomed(entry):
                     self._remember(entry)
             _, victims = self._ledger.plan((), quotas)
             for identity in victims:
-                self._forget(identity)
-                self._doomed[identity] = None
+                if (gone := self._forget(identity)) is not None:
+                    self._doomed[identity] = gone
+        return expired
 
     def set_quota(self, namespace: str, quota: int | None) -> list[Identity]:
         """Limit `namespace` from now on; whom that evicts."""
         with self._lock:
             self._ledger.set_quota(namespace, quota)
             return self._ledger.plan((), [namespace])[1]
+
+    def _is_doomed(self, entry: Entry) -> bool:
+        """Whether it is the very entry that memory has let go of, not one put since."""
+        doomed = self._doomed.get(entry.identity)
+        return doomed is not None and doomed == replace(entry, vector=None)
 
     def _remember(self, entry: Entry) -> None:
         index = self._indexes.get(entry.partition)

@@ -61,11 +61,11 @@ class Wording:
     digits; ``classes`` has a letter for each: c(ontent), f(unction), q(uestion), n(umber),
     - (negator). ``key`` is equal for texts that differ in case, spaces and punctuation alone.
     ``names``: content words with a capital inside the text. ``owners``: words with 's.
-    ``asks``: the first question ("when", "how_much").
+    ``asks``: the first question ("when", "how_much"). ``spelling``: from stems to words.
     """
 
-    __slots__ = ("asks", "classes", "key", "names", "negations", "owners", "quotes", "trigrams",
-                 "words")  # fmt: skip
+    __slots__ = ("asks", "classes", "key", "names", "negations", "owners", "quotes", "spelling",
+                 "trigrams", "words")  # fmt: skip
 
     def __init__(self, text: str) -> None:
         known = lexicon()
@@ -77,6 +77,7 @@ class Wording:
         classes: list[str] = []
         names: list[str] = []
         owners: list[str] = []
+        spelling: dict[str, str] = {}
         capitals = 0
         is_shouting = text.isupper()
         for word, mark in tokens:
@@ -86,7 +87,8 @@ class Wording:
             if mark == "US" and kind == "f" and not is_shouting:
                 kind = "c"
             if kind == "c":
-                word = stem(word)
+                whole, word = word, stem(word)
+                spelling[word] = whole
                 if mark[:1].isupper():
                     capitals += 1
                     if words:
@@ -102,6 +104,7 @@ class Wording:
         is_title = 3 * capitals > 2 * self.classes.count("c") and capitals > 3
         self.names = frozenset(() if is_title else names)
         self.owners = frozenset(owners)
+        self.spelling = spelling
         self.asks = _asks(words, self.classes, known)
         self.quotes = _quotes(text)
         line = f" {' '.join(words)} "

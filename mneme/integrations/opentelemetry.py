@@ -56,8 +56,9 @@ class OTelMetricsHook:
         counter = self._counters.get(event)
         if counter is None:
             return
-        labels = {name: attrs[name] for name in ("layer", "reason", "part") if name in attrs}
-        counter.add(1, labels | self._space(attrs.get("namespace")))
+        labels = self._space(attrs.get("namespace"))
+        labels |= {name: attrs[name] for name in ("layer", "reason", "part") if name in attrs}
+        counter.add(1, labels)
         if event == "hit":
             self._age.record(attrs["age_seconds"])
             if attrs["layer"] == "semantic":

@@ -58,7 +58,10 @@ class PrometheusMetricsHook:
             registry=registry,
         )
         self._age = Histogram(
-            "mneme_hit_age_seconds", "Age of served answers.", buckets=AGE_BUCKETS, registry=registry
+            "mneme_hit_age_seconds",
+            "Age of served answers.",
+            buckets=AGE_BUCKETS,
+            registry=registry,
         )
         self._entries = Gauge("mneme_entries", "Live entries.", space, registry=registry)
         self._memory = Gauge("mneme_memory_bytes", "Estimated memory.", space, registry=registry)

@@ -11,6 +11,7 @@ cache open.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import sqlite3
@@ -125,25 +126,35 @@ class SQLiteStore:
     def claim(self, fingerprint: str, dim: int) -> None:
         with self._lock:
             self._dim = dim
-            if self._connection is None:
+            is_new = self._connection is None
+            if is_new:
                 self._open()
-            self._flush()
-            with self._transaction() as connection:
-                meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
-                owner, its_dim = meta.get("fingerprint"), meta.get("dim")
-                filled = connection.execute("SELECT 1 FROM entries LIMIT 1").fetchone()
-                if (owner, its_dim) == (fingerprint, str(dim)):
-                    return
-                if owner is not None and filled:
-                    raise EmbedderMismatchError(
-                        f"{self.path} was filled by {owner!r} ({its_dim}), this cache uses "
-                        f"{fingerprint!r} ({dim}). The file was not changed. "
-                        "Use another path, or run python -m mneme migrate (reembed)."
-                    )
-                connection.executemany(
-                    "INSERT OR REPLACE INTO meta VALUES (?, ?)",
-                    [("fingerprint", fingerprint), ("dim", str(dim))],
+            try:
+                self._flush()
+                self._bind(fingerprint, dim)
+            except BaseException:
+                if is_new:
+                    # Refused: nothing of ours stays beside the file.
+                    self._let_go()
+                raise
+
+    def _bind(self, fingerprint: str, dim: int) -> None:
+        with self._transaction() as connection:
+            meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+            owner, its_dim = meta.get("fingerprint"), meta.get("dim")
+            filled = connection.execute("SELECT 1 FROM entries LIMIT 1").fetchone()
+            if (owner, its_dim) == (fingerprint, str(dim)):
+                return
+            if owner is not None and filled:
+                raise EmbedderMismatchError(
+                    f"{self.path} was filled by {owner!r} ({its_dim}), this cache uses "
+                    f"{fingerprint!r} ({dim}). The file was not changed. "
+                    "Use another path, or run python -m mneme migrate (reembed)."
                 )
+            connection.executemany(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                [("fingerprint", fingerprint), ("dim", str(dim))],
+            )
 
     def scan(self) -> Iterator[Entry]:
         self._flush()
@@ -253,11 +264,14 @@ class SQLiteStore:
             self._group.close()
         with self._lock:
             self._closed = True
-            connection, self._connection = self._connection, None
-            self._map = None
-            if connection is not None:
-                with self._errors():
-                    connection.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        self._map = None
+        if connection is not None:
+            with self._errors():
+                connection.close()
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self.path)!r})"
@@ -291,6 +305,9 @@ class SQLiteStore:
     def _check_file(self) -> None:
         """Read the header alone, so that a file that is not ours is not touched at all."""
         try:
+            if self.path.exists() and not self.path.is_file():
+                # Opening a pipe would wait, and a device would swallow what is written.
+                raise OSError(errno.EINVAL, "it is no regular file")
             with open(self.path, "rb") as file:
                 head = file.read(100)
         except FileNotFoundError:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mneme import bypass, namespace, observe, refresh
-from mneme.context import current_mode, current_namespace, mode, observers
+from mneme.context import _blocks, current_mode, current_namespace, mode, observers
 from mneme.records import Hit, Miss
 
 MISS = Miss("absent", "default")
@@ -30,7 +30,7 @@ BLOCKS: list[Callable[[], AbstractContextManager[Any]]] = [
 
 
 def state() -> tuple[Any, ...]:
-    return current_namespace.get(), current_mode.get(), observers.get()
+    return current_namespace.get(), current_mode.get(), observers.get(), _blocks.get()
 
 
 def told(outcome: Hit | Miss) -> None:
@@ -61,7 +61,7 @@ class TestNesting:
             enter(blocks)
         except LookupError:
             assert fails
-        assert state() == before == (None, "serve", ())
+        assert state() == before == (None, "serve", (), ())
 
     def test_the_innermost_counts(self) -> None:
         """A block inside another takes its place until it ends."""
@@ -89,7 +89,7 @@ class TestNesting:
         """A name that no namespace can have is refused before the block begins."""
         with pytest.raises(error, match="namespace"), namespace(name):
             pytest.fail("the block began")
-        assert state() == (None, "serve", ())
+        assert state() == (None, "serve", (), ())
 
     def test_threads_do_not_see_each_other(self) -> None:
         """A block holds for its own thread, and for what was started with a copy of its context."""
@@ -147,6 +147,19 @@ class TestOtherContexts:
         assert second.run(current_namespace.get) == "a"
         second.run(block.__exit__, None, None, None)
         assert second.run(current_namespace.get) == "outer"
+
+    def test_nested_blocks_left_in_a_copy_are_left_one_by_one(self) -> None:
+        """Each block that is left in a copy puts back what it found, down to the outermost."""
+        first = Context()
+        blocks = [namespace("a"), bypass(), namespace("b")]
+        for block in blocks:
+            first.run(block.__enter__)
+        second = first.run(copy_context)
+        seen = []
+        for block in reversed(blocks):
+            second.run(block.__exit__, None, None, None)
+            seen.append(second.run(state)[:2])
+        assert seen == [("a", "bypass"), ("a", "serve"), (None, "serve")]
 
     def test_an_inner_block_of_a_copy_is_left_alone(self) -> None:
         """Where a copy has opened a block of its own since, that one goes on."""

@@ -274,6 +274,29 @@ class TestWaitingForOneself:
         tasks[1].leave()
         other.follow(ONE)
 
+    def test_two_ways_to_the_same_flight_are_no_circle(self) -> None:
+        """Whom one waits for may wait for another twice over, and it is no waiting for oneself."""
+        flights = Flights()
+        leader, other, asking = (Caller(flights) for _ in range(3))
+        leader.lead_new(ONE)
+        other.lead_new(TWO)
+        asking.lead_new(THREE)
+        for _ in range(2):
+            Caller(flights, leader.context.run(copy_context)).follow(TWO)
+        asking.follow(ONE)
+        assert other.board(THREE) == (None, False)
+
+    def test_leaving_what_one_does_not_wait_for_changes_nothing(self) -> None:
+        """A leader who leaves a flight twice, or one he never joined, takes nobody's wait away."""
+        flights = Flights()
+        leader, other, follower = (Caller(flights) for _ in range(3))
+        leader.lead_new(ONE)
+        flight = other.lead_new(TWO)
+        follower.follow(TWO)
+        leader.context.run(flights.leave, flight, leader.wake)
+        flights.land(flight, "filled")
+        assert (leader.woken, follower.woken) == (0, 1)
+
     def test_a_mere_follower_may_wait_for_any(self) -> None:
         """Who leads nothing can be waited for by nobody, and so may always wait."""
         flights = Flights()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -27,6 +28,7 @@ class TestAsSeconds:
             (1, 1.0),
             (2.5, 2.5),
             (math.inf, math.inf),
+            (sys.float_info.max, sys.float_info.max),
             (10**400, math.inf),
             (timedelta(minutes=1, microseconds=500), 60.0005),
             (timedelta.max, timedelta.max.total_seconds()),

@@ -204,8 +204,11 @@ async def test_item_14_context_variables_reach_the_application_and_back(cache: A
         client = mounted(app, cache)
         for _ in range(2):
             assert (await client.post("/ask", ASKED)).cache_status == "mneme; fwd=bypass"
+        headers = [("cache-control", "no-cache")]
+        answer = await client.post("/ask", ASKED, headers=headers)
+        assert answer.cache_status == "mneme; fwd=bypass"
     with mneme.refresh(), mneme.observe() as seen:
         assert (await client.post("/ask", ASKED)).cache_status == "mneme; fwd=request"
     with mneme.observe() as seen:
-        assert (await client.post("/ask", ASKED)).body == b'{"answer": 3}'
+        assert (await client.post("/ask", ASKED)).body == b'{"answer": 4}'
     assert [hit.layer for hit in seen] == ["exact"]

@@ -53,6 +53,9 @@ async def test_a_query_parameter_may_be_the_prompt(cache: Any) -> None:
     assert (await client.get(path)).layer == "exact"
     assert (await client.get(f"{path}+please")).layer == "semantic"
     assert (await client.get(path.replace("=en", "=de"))).layer is None
+    # Some servers leave the query string in the raw path.
+    raw = {"raw_path": b"/find?lang=en&q=how"}
+    assert (await client.get(f"{path}+thanks", **raw)).layer == "semantic"
 
 
 async def test_routes_have_terms_of_their_own(cache: Any, clock: ManualClock) -> None:

@@ -309,6 +309,11 @@ def test_item_26_files_are_left_to_the_server(cache: Any) -> None:
             assert answer.body_object is made[-1]
             assert isinstance(made[-1], FileWrapper)
             assert answer.chunks == [b"fi", b"le"]
+
+    def wrapping(environ: Any, start_response: Any) -> Any:
+        return Body([], lambda: iter(app(environ, start_response)))
+
+    assert bare(wrapping, cache).post("/ask", ASKED).chunks == [b"fi", b"le"]
     assert cache.stats().entries == 0
     without = bare(Counting(), cache)
     assert without.post("/ask", ASKED, **{"wsgi.file_wrapper": None}).body == b'{"answer": 1}'

@@ -1,0 +1,98 @@
+"""Middleware, extractors, guards and tools, as both type checkers must accept them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from datetime import timedelta
+from typing import Any, assert_type
+
+from mneme import MemoryStore, SemanticCache, asgi, guards, wsgi
+from mneme.calibrate import (
+    CalibrationResult,
+    CurvePoint,
+    Guarantee,
+    Pair,
+    check_pairs,
+    find_threshold,
+    guaranteed_threshold,
+    labels_needed,
+    precision_recall_curve,
+    upper_bound,
+)
+from mneme.prompts import Asked, Extractor, Request, Route, json_field, openai_chat, query_param
+from mneme.testing import HashEmbedder
+from mneme.types import Guard
+
+Message = MutableMapping[str, Any]
+
+cache = SemanticCache(store=MemoryStore(), embedder=HashEmbedder(), guards=[guards.numbers])
+
+
+async def app(
+    scope: Message,
+    receive: Callable[[], Awaitable[Message]],
+    send: Callable[[Message], Awaitable[None]],
+) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+def wsgi_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    start_response("200 OK", [])
+    return [b""]
+
+
+def asked_by(request: Request) -> Asked | None:
+    return Asked(request.header("x-question") or "", rest=request.query) if request.body else None
+
+
+def tenant_of(scope: Message) -> str | None:
+    return str(scope["path"])
+
+
+async def tenant_later(scope: Message) -> str | None:
+    return tenant_of(scope)
+
+
+extractors: dict[str | tuple[str, str], Extractor | Route] = {
+    "/ask": json_field("a.b"),
+    ("GET", "/search"): query_param("q"),
+    "/v1/chat/completions": Route(openai_chat, ttl=timedelta(hours=1), vary=("x-model",)),
+    "/own/*": asked_by,
+    "/text": lambda request: request.path,
+}
+mounted = asgi.SemanticCacheMiddleware(
+    app, cache=cache, routes=extractors, namespace=tenant_later, shared=True, ttl=60, threshold=0.9
+)
+opened = asgi.NamespaceMiddleware(mounted, namespace=tenant_of)
+wsgi_mounted = wsgi.SemanticCacheMiddleware(wsgi_app, cache=cache.as_async(), routes=extractors)
+wsgi_opened = wsgi.NamespaceMiddleware(wsgi_mounted, namespace="one")
+asgi.SemanticCacheMiddleware(app, routes=extractors)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+asgi.SemanticCacheMiddleware(app, cache=cache, routes={"/": 5})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
+wsgi.NamespaceMiddleware(app, namespace="one")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+every_guard: list[Guard] = [
+    guards.numbers,
+    guards.quotations,
+    guards.negation,
+    guards.opposites,
+    guards.names,
+    guards.person,
+    guards.question_word,
+    guards.word_order,
+    guards.minimal_swap(at_least=0.5),
+]
+
+
+def calibrate(pairs: list[Pair]) -> None:
+    same, other = check_pairs(pairs)
+    alike = [(pair.a, pair.b) for pair in same]
+    apart = [(pair.a, pair.b) for pair in other]
+    found = find_threshold(alike, apart, HashEmbedder(), "precision", min_recall=0.5)
+    assert_type(found, CalibrationResult)
+    assert_type(found.pr_curve, tuple[CurvePoint, ...])
+    assert_type(precision_recall_curve(alike, apart, HashEmbedder())[0], CurvePoint)
+    promised = guaranteed_threshold([(0.9, True), (0.8, False)], max_error=0.01)
+    assert_type(promised, Guarantee)
+    assert_type(promised.threshold, float | None)
+    assert_type(labels_needed(0.02, 0.95), int)
+    assert_type(upper_bound(0, 59, 0.95), float)

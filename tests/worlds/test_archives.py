@@ -1,0 +1,111 @@
+"""A cache travels in one archive, and what has expired leaves the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from mneme import (
+    AsyncSemanticCache,
+    CheckpointError,
+    EmbedderMismatchError,
+    MemoryStore,
+    SemanticCache,
+)
+from mneme.testing import HashEmbedder, ManualClock
+
+QUESTION = "how do I reset my password"
+
+
+def test_a_cache_travels_from_memory_to_a_file(tmp_path: Path) -> None:
+    """Entries, namespaces, metadata, tags, lifetimes and counters arrive."""
+    clock = ManualClock()
+    archive = tmp_path / "cache.mneme"
+    with SemanticCache(store=MemoryStore(), embedder=HashEmbedder(), clock=clock) as cache:
+        cache.put(QUESTION, {"so": ["a", 1]}, metadata={"k": 1}, tags=["t"], ttl=60)
+        cache.put(QUESTION, "theirs", namespace="other")
+        assert cache.get(QUESTION) is not None
+        assert cache.dumps(archive) == 2
+    clock.advance(30)
+    path = tmp_path / "cache.db"
+    with SemanticCache.loads(archive, path, HashEmbedder(), clock=clock) as copy:
+        hit = copy.get(f"please {QUESTION}")
+        assert hit is not None
+        assert (hit.response, hit.metadata, hit.ttl_seconds) == ({"so": ["a", 1]}, {"k": 1}, 30)
+        assert copy.list_namespaces() == ["default", "other"]
+        assert copy.stats().hits_exact == 1
+        assert copy.invalidate(tag="t") == 1
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        "cache.db",
+        "cache.db-mark",
+        "cache.mneme",
+    ]
+
+
+def test_loading_makes_a_new_file_or_none(tmp_path: Path) -> None:
+    """A file that is there is not touched, and a refused archive leaves nothing behind."""
+    archive, path = tmp_path / "cache.mneme", tmp_path / "cache.db"
+    with SemanticCache(store=MemoryStore(), embedder=HashEmbedder()) as cache:
+        cache.put(QUESTION, "so")
+        cache.dumps(archive)
+    path.write_bytes(b"mine")
+    with pytest.raises(CheckpointError, match="new file"):
+        SemanticCache.loads(archive, path, HashEmbedder())
+    assert path.read_bytes() == b"mine"
+    path.unlink()
+    with pytest.raises(EmbedderMismatchError):
+        SemanticCache.loads(archive, path, HashEmbedder(name="another"))
+    archive.write_bytes(archive.read_bytes()[:-10])
+    with pytest.raises(CheckpointError):
+        SemanticCache.loads(archive, path, HashEmbedder())
+    assert [one.name for one in tmp_path.iterdir()] == ["cache.mneme"]
+
+
+def test_the_async_face_does_the_same(anyio_backend_name: str, tmp_path: Path) -> None:
+    """`dumps` and `loads` are awaited there, and block no loop."""
+
+    async def main() -> None:
+        archive = tmp_path / "cache.mneme"
+        async with AsyncSemanticCache(tmp_path / "a.db", embedder=HashEmbedder()) as cache:
+            await cache.put(QUESTION, "so")
+            assert await cache.dumps(archive) == 1
+        copy = await AsyncSemanticCache.loads(archive, tmp_path / "b.db", HashEmbedder())
+        async with copy:
+            hit = await copy.get(QUESTION)
+            assert hit is not None
+            assert hit.response == "so"
+
+    anyio.run(main, backend=anyio_backend_name)
+
+
+def test_what_expired_while_closed_leaves_the_file(tmp_path: Path) -> None:
+    """`vacuum` counts what had expired by the time of opening, and gives its space back."""
+    clock = ManualClock()
+    path = tmp_path / "cache.db"
+    with SemanticCache(path, embedder=HashEmbedder(), clock=clock) as cache:
+        cache.put_many([(f"question {n}", "x" * 1_000) for n in range(500)], ttl=10)
+        cache.put("keep", "this")
+    before = path.stat().st_size
+    clock.advance(100)
+    with SemanticCache(path, embedder=HashEmbedder(), clock=clock) as cache:
+        assert cache.vacuum() == 500
+        assert cache.stats().expirations == 500
+        assert cache.stats().entries == 1
+        assert cache.vacuum() == 0
+    assert path.stat().st_size < before / 4
+
+
+def test_spacing_does_not_move_the_vector() -> None:
+    """With `normalize` on, a reworded question may be spaced as it likes; without it may not."""
+    heard: list[str] = []
+
+    class Listening(HashEmbedder):
+        def embed(self, text: str, /) -> object:  # type: ignore[override]
+            heard.append(text)
+            return super().embed(text)
+
+    SemanticCache(store=MemoryStore(), embedder=Listening()).get("  What\n is   IT ")
+    SemanticCache(store=MemoryStore(), embedder=Listening(), normalize=False).get(" What  is")
+    assert heard == ["What is IT", " What  is"]
