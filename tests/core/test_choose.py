@@ -24,9 +24,15 @@ AGES: dict[str, dict[str, Any]] = {
     "endless": {},
     "stale": {"expires_at": NOW - 10.0, "dies_at": NOW + 10.0},
     "expired": {"expires_at": NOW - 20.0, "dies_at": NOW - 10.0},
+    "just stale": {"expires_at": NOW, "dies_at": NOW + 1.0},
+    "just fresh": {"expires_at": NOW + 0.5},
     "over": {"expires_at": NOW},
 }
 COSINES = st.one_of(st.floats(), st.floats(-1, 1), st.sampled_from([0.8, 0.85, 0.9, 1.0]))
+# Most candidates pass each rule, so that many are refused by one rule alone.
+NEAR = st.one_of(st.floats(0.85, 1), st.floats(0.85, 1), COSINES)
+MOSTLY_NOT = st.sampled_from([False] * 5 + [True])
+THRESHOLDS = st.one_of(st.floats(0, 1), st.floats(0, 0.85))
 
 
 def refuses(asked: str, cached: str) -> str | None:
@@ -86,17 +92,17 @@ class Trait:
         confidence = self.similarity if self.confidence is None else self.confidence
         if math.isnan(confidence) or confidence < threshold:
             return "low_confidence"
-        return "stale" if self.age == "stale" else None
+        return "stale" if self.age in ("stale", "just stale") else None
 
 
 TRAITS = st.builds(
     Trait,
-    similarity=COSINES,
+    similarity=NEAR,
     age=st.sampled_from(list(AGES)),
-    is_guarded=st.sampled_from([False, False, True]),
-    is_invalid=st.sampled_from([False, False, True]),
-    is_readable=st.sampled_from([True, True, False]),
-    confidence=st.one_of(st.none(), st.none(), COSINES),
+    is_guarded=MOSTLY_NOT,
+    is_invalid=MOSTLY_NOT,
+    is_readable=MOSTLY_NOT.map(lambda isnt: not isnt),
+    confidence=st.one_of(st.none(), st.none(), st.none(), COSINES),
 )
 
 
@@ -106,7 +112,7 @@ def chosen(*traits: Trait, rules: Rules = RULES) -> Choice:
 
 
 class TestChoose:
-    @given(st.lists(TRAITS, max_size=6), st.floats(0, 1))
+    @given(st.lists(TRAITS, max_size=6), THRESHOLDS)
     def test_the_first_that_passes_every_rule_is_taken(
         self, traits: list[Trait], threshold: float
     ) -> None:
@@ -137,7 +143,7 @@ class TestChoose:
             return
         assert choice.stale is not None
         assert choice.stale.response == f"answer {expected.index('stale')}"
-        assert choice.stale.ttl_seconds == -10.0
+        assert choice.stale.ttl_seconds in (-10.0, 0.0)
         assert choice.hit is None or choice.hit.response != choice.stale.response
 
     @given(st.lists(TRAITS, min_size=1, max_size=6))
@@ -148,6 +154,16 @@ class TestChoose:
             assert choice.nearest_similarity == pytest.approx(traits[0].similarity, nan_ok=True)
         else:
             assert choice.nearest_similarity is None
+
+    @pytest.mark.parametrize(("age", "ttl"), [("stale", -10.0), ("just stale", 0.0)])
+    def test_a_stale_answer_is_no_hit(self, age: str, ttl: float) -> None:
+        """From the moment it expires an answer is stale, and a fresh one behind it is the hit."""
+        choice = chosen(Trait(0.95, age), Trait(0.9, age), Trait(0.9, "just fresh"))
+        assert choice.stale is not None
+        assert (choice.stale.response, choice.stale.ttl_seconds) == ("answer 0", ttl)
+        assert choice.hit is not None
+        assert (choice.hit.response, choice.hit.ttl_seconds) == ("answer 2", 0.5)
+        assert chosen(Trait(0.95, age)).reason == "stale"
 
     def test_no_candidates_are_a_miss_without_a_similarity(self) -> None:
         """Where nothing is near there is nothing to tell."""
@@ -275,6 +291,11 @@ class TestAsHit:
     def test_without_an_end_there_is_no_ttl(self) -> None:
         """An answer without a TTL says so."""
         assert self.hit(entry()).ttl_seconds is None
+
+    @pytest.mark.parametrize("age", [0.0, 0.25, 1e9])
+    def test_the_age_is_that_of_the_entry(self, age: float) -> None:
+        """The age is counted from when the answer was given."""
+        assert self.hit(entry(created_at=NOW - age)).age_seconds == age
 
     def test_an_age_is_never_negative(self) -> None:
         """A clock that was set back makes no answer come from the future."""

@@ -267,9 +267,11 @@ class TestEviction:
     def test_a_quota_that_is_raised_keeps_the_queue(self) -> None:
         """Changing a quota keeps the order of age, and who was used."""
         ledger = Ledger(None, {"a": 3})
-        first, second, *_ = filled(ledger, 3, used=[0])
+        first, second, third = filled(ledger, 3, used=[0])
+        assert self.lost(ledger, made("a", 0, "x")) == [second.identity]
         ledger.set_quota("a", 2)
-        assert ledger.plan([], ["a"])[1] == [second.identity]
+        # The hand has passed the first, which now stands behind the third.
+        assert ledger.plan([], ["a"])[1] == [third.identity]
         assert ledger.find(first.partition, first.key) is not None
 
     @pytest.mark.parametrize("limits", [(2, {}), (None, {"a": 2}), (2, {"a": 3}), (3, {"a": 2})])
