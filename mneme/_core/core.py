@@ -499,7 +499,8 @@ def _save_counts(store: Store, tally: Tally) -> None:
     counts = tally.take_unsaved()
     try:
         if counts:
-            store.commit(Changes(counts=counts))
+            with _store_errors(store):
+                store.commit(Changes(counts=counts))
     except MnemeError as exc:
         log.warning("counters since the last commit were not saved: %s", exc)
 

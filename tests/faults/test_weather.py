@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from contextlib import AsyncExitStack
@@ -12,7 +13,7 @@ import pytest
 from support.embedders import cosine
 from support.scenes import STORES, Scene, StoreKind, everywhere
 from support.stores import Flaky
-from support.worlds import PATIENCE, WORLDS, World, settled
+from support.worlds import PATIENCE, WORLDS, World, settled, without_blocking
 
 import mneme
 from mneme import CacheClosedError, SQLiteStore, StoreBackendError, semantic_cache
@@ -184,6 +185,29 @@ async def test_a_store_that_fails_at_closing(s: Scene) -> None:
     await settled(cache.close())
     with pytest.raises(CacheClosedError):
         await settled(cache.get("q"))
+    store.failing = set()
+
+
+@IN_EACH_WORLD
+@IN_EACH_STORE
+def test_a_cache_that_nobody_closes(
+    world: World, kind: StoreKind, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its counters are saved when it is collected; a store that fails then is only logged."""
+
+    async def scenario(s: Scene) -> None:
+        store = _flaky(s)
+        for failing, misses in ((set(), 1), ({"commit"}, 1), (set(), 2)):
+            held = [s.make()]
+            await settled(held[0].get("q"))
+            store.failing = failing
+            # In a thread: what collects it does the saving, and on a loop that would block.
+            await without_blocking(lambda: (held.clear(), gc.collect()))
+            store.failing = set()
+            assert sum((await without_blocking(store.counts)).values()) == misses
+        assert caplog.text.count("counters since the last commit were not saved") == 1
+
+    world.run(scenario, Scene(world, kind, tmp_path))
 
 
 @everywhere()
