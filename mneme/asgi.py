@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from mneme import context
-from mneme._core.exchange import Forward, cache_status, forward_of, hit_fields
+from mneme._core.exchange import Forward, cache_status, forward_of, hit_fields, is_objected_to
 from mneme._core.gateway import (
     Gateway,
     Recorded,
@@ -113,10 +113,9 @@ class SemanticCacheMiddleware:
         gateway = self._gateway
         with ExitStack() as around:
             why = await _opened(around, gateway.namespace, scope)
-            found = None
+            found: Route | Forward | None = None
             if scope["type"] == "http" and MARK not in scope:
-                headers = fields_of(scope["headers"])
-                found = gateway.find(scope["method"], path_of(scope), headers)
+                found = gateway.find(scope["method"], path_of(scope))
             if why is not None:
                 gateway.left_out(why, is_routed=found is not None)
             if found is None:
@@ -130,11 +129,13 @@ class SemanticCacheMiddleware:
     async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stored answer, or have the application answer, with a recording beside."""
         gateway = self._gateway
-        body, replay = await read_body(receive, gateway.max_request_bytes)
         outcome: Hit | Recorded | Forward = "bypass"
-        if body is not None:
-            # Where a namespace is configured, it is open by now.
-            outcome = await gateway.look(self._port, request_of(scope, body), route)
+        replay: list[Message] = []
+        if not is_objected_to(fields_of(scope["headers"])):
+            body, replay = await read_body(receive, gateway.max_request_bytes)
+            if body is not None:
+                # Where a namespace is configured, it is open by now.
+                outcome = await gateway.look(self._port, request_of(scope, body), route)
         if isinstance(outcome, Hit):
             await _send_hit(outcome, send, is_head=scope["method"] == "HEAD")
         elif isinstance(outcome, Recorded):

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from mneme import context
 from mneme._core.environ import fields_of, path_of, read_body, request_of
-from mneme._core.exchange import Forward, cache_status, forward_of, hit_fields
+from mneme._core.exchange import Forward, cache_status, forward_of, hit_fields, is_objected_to
 from mneme._core.gateway import (
     Gateway,
     Recorded,
@@ -116,9 +116,9 @@ class SemanticCacheMiddleware:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gateway = self._gateway
         within, why = _opened(gateway.namespace, environ)
-        found = None
+        found: Route | Forward | None = None
         if MARK not in environ:
-            found = gateway.find(environ["REQUEST_METHOD"], path_of(environ), fields_of(environ))
+            found = gateway.find(environ["REQUEST_METHOD"], path_of(environ))
         if why is not None:
             gateway.left_out(why, is_routed=found is not None)
         if found is None:
@@ -140,8 +140,10 @@ class SemanticCacheMiddleware:
         """The stored answer, or the application's, with a recording beside."""
         # An empty context is falsy.
         within = copy_context() if within is None else within
-        body = read_body(environ, self._gateway.max_request_bytes)
         outcome: Hit | Recorded | Forward = "bypass"
+        body = None
+        if not is_objected_to(fields_of(environ)):
+            body = read_body(environ, self._gateway.max_request_bytes)
         if body is not None:
             asked = self._gateway.look(self._port, request_of(environ, body), route)
             outcome = within.run(drive, asked)

@@ -25,7 +25,7 @@ __all__ = [
     "cache_status",
     "forward_of",
     "hit_fields",
-    "objection",
+    "is_objected_to",
     "question",
     "unkeyed",
     "wants_fresh",
@@ -49,20 +49,20 @@ PROMPT = b"prompt"
 """Stands where the prompt was: no JSON and no text has a value of this type."""
 
 
-def objection(headers: Fields) -> Forward | None:
+def is_objected_to(headers: Fields) -> bool:
     """
-    Why a request is not for the cache, told by its fields alone.
+    Whether a request is not for the cache, told by its fields alone.
 
     A condition or a range speaks of one representation, and a similar question's is another.
     """
     names = {name for name, _ in headers}
     if not names.isdisjoint(CONDITIONS):
-        return "bypass"
+        return True
     values = {name: value.strip().lower() for name, value in headers}
     if values.get("content-encoding", "identity") not in ("", "identity"):
-        return "bypass"
+        return True
     said = directives(values_of(headers, "cache-control"))
-    return "bypass" if said is None or "no-store" in said else None
+    return said is None or "no-store" in said
 
 
 def wants_fresh(headers: Fields) -> bool:
@@ -118,7 +118,7 @@ def question(
         "GET" if request.method == "HEAD" else request.method,
         [request.values("host"), request.values("x-forwarded-host")] if by_host else None,
         request.raw_path or request.path,
-        [[name, request.values(name)] for name in names],
+        [[name, values] for name in names if (values := request.values(name))],
         None if route.shared else credentials(request),
         asked.rest,
     )

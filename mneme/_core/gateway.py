@@ -19,12 +19,10 @@ from mneme._core.core import DEFAULT_NAMESPACE, Core
 from mneme._core.exchange import (
     Forward,
     forward_of,
-    objection,
     question,
     unkeyed,
     wants_fresh,
 )
-from mneme._core.fields import Fields
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import Ask, NoStableForm, Unaskable, check_namespace
 from mneme._core.recording import Recording, ResponseCodec
@@ -135,12 +133,9 @@ class Gateway:
         # then the first response names it again. Assigned whole, so it needs no lock.
         self._learned: dict[Route, frozenset[str]] = {}
 
-    def find(self, method: str, path: str, headers: Fields) -> Route | Forward | None:
-        """
-        The route to answer from, why not, or None for a route that is not the cache's affair.
-        """
-        found = self._routes.find(method, path)
-        return (objection(headers) or found) if isinstance(found, Route) else found
+    def find(self, method: str, path: str) -> Route | Forward | None:
+        """The route, why not, or None for a path that is not the cache's affair."""
+        return self._routes.find(method, path)
 
     def left_out(self, why: Exception, *, is_routed: bool) -> None:
         """Count a request that has no namespace, unless it had no use for one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -82,6 +83,16 @@ class Settings:
         guards = _made(tuple, guards, "guards", "a list of callables")
         if not all(callable(guard) for guard in guards):
             raise ValueError("guards must be callables (asked, cached) -> None or a reason.")
+        for name, functions in (
+            ("confidence_fn", (confidence_fn,)),
+            ("validator", (validator,)),
+            ("metrics_hook", (metrics_hook,)),
+            ("normalize", (normalize,)),
+            ("guards", guards),
+        ):
+            if any(map(_is_async, functions)):
+                # A coroutine is true: a validator would pass whatever it is asked about.
+                raise ValueError(f"{name} is async, and nobody awaits it. Pass a plain function.")
         return Settings(
             similarity_threshold=check_threshold(similarity_threshold),
             default_ttl=as_seconds(default_ttl, "default_ttl"),
@@ -108,6 +119,11 @@ def _made(kind: Callable[[Any], T], value: Any, name: str, what: str) -> T:
         return kind(value)
     except (TypeError, ValueError) as exc:
         raise ValueError(f"{name} must be {what}, got {value!r}.") from exc
+
+
+def _is_async(function: object) -> bool:
+    called = getattr(type(function), "__call__", None)  # noqa: B004  asks what it is, not whether
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
 def _deadline(value: float | timedelta | None, name: str) -> float | None:

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mneme._core.flights import Ending, Flight, Flights
+from mneme._core.flights import Ending, Flight, Flights, _leading
 from mneme.records import Hit, Identity, Key, Miss, Partition
 
 IDENTITIES: list[Identity] = [(Partition(bytes(16)), Key(bytes([at] * 16))) for at in range(3)]
@@ -467,6 +467,17 @@ class TestLeading:
         assert flight is not None
         assert not leads
         assert caller.board(ONE) == (None, False)
+
+    @pytest.mark.parametrize("exc", [None, ValueError(), KeyboardInterrupt()])
+    def test_nothing_is_left_behind(self, exc: BaseException | None) -> None:
+        """A thread that leads a million flights one after another remembers none of them."""
+        caller = Caller(Flights())
+        caller.lead_new(ONE)
+        caller.lead_new(TWO)
+        caller.end(exc)
+        assert len(caller.context.run(_leading.get)) == 1
+        caller.end(exc)
+        assert caller.context.run(_leading.get) == ()
 
     def test_a_block_may_end_in_another_context(self) -> None:
         """A coroutine that is thrown away is closed wherever it is collected, and lands."""

@@ -576,6 +576,15 @@ class TestAsk:
         assert one.key is one.key
         assert one.identity == (one.partition, one.key)
 
+    def test_what_is_embedded_has_the_words_as_they_are(self) -> None:
+        """Where spacing does not matter it does not move the vector; case and marks still do."""
+        assert self.ask("  What\n is  IT? ").spoken == "What is IT?"
+
+    def test_an_own_normalizer_leaves_the_words_alone(self) -> None:
+        """Where it is not known that spacing does not matter, the prompt is embedded as it is."""
+        ask = Ask("a", Partition(bytes(16)), "a  b", AutoCodec(), str.casefold)
+        assert ask.spoken == "a  b"
+
     def test_lone_surrogates_have_keys_of_their_own(self) -> None:
         """A normalizer may give text that cannot be encoded, and gets two keys for two texts."""
         assert key_of("\ud800") != key_of("\udfff")

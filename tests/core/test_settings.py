@@ -21,6 +21,15 @@ def guard(asked: str, cached: str) -> str | None:
     return None
 
 
+async def later(*args: Any) -> bool:
+    return False
+
+
+class Later:
+    async def __call__(self, *args: Any) -> bool:
+        return False
+
+
 def settings(**changes: Any) -> Settings:
     given: dict[str, Any] = {
         "similarity_threshold": 0.85,
@@ -107,6 +116,17 @@ class TestChecked:
         """Every setting that makes no sense is refused by name."""
         with pytest.raises(ValueError, match=name.removesuffix("s")):
             settings(**{name: value})
+
+    @pytest.mark.parametrize(
+        "name", ["confidence_fn", "validator", "metrics_hook", "normalize", "guards"]
+    )
+    @pytest.mark.parametrize("function", [later, Later()])
+    def test_what_nobody_would_await_is_refused(self, name: str, function: Any) -> None:
+        """An async rule would pass or refuse everything unheard: it is refused by name."""
+        value = [guard, function] if name == "guards" else function
+        with pytest.raises(ValueError, match=f"{name} .*async") as refused:
+            settings(**{name: value})
+        assert str(refused.value).endswith("Pass a plain function.")
 
     def test_a_quota_is_for_a_namespace_that_can_be(self) -> None:
         """A quota for a name that no namespace can have is refused."""

@@ -222,6 +222,7 @@ class TestFailedOpen:
         tally = Tally(None)
         moments = [
             ("store", 0.0),
+            ("store", 0.0),
             ("store", 1.0),
             ("embedder", 2.0),
             ("store", LOG_EVERY - 0.1),

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from support.embedders import cosine
 from support.scenes import STORES, Scene, StoreKind, everywhere
@@ -188,6 +189,11 @@ async def test_a_store_that_fails_at_closing(s: Scene) -> None:
     store.failing = set()
 
 
+def _collected(held: list[Any]) -> None:
+    held.clear()
+    gc.collect()
+
+
 @IN_EACH_WORLD
 @IN_EACH_STORE
 def test_a_cache_that_nobody_closes(
@@ -202,7 +208,7 @@ def test_a_cache_that_nobody_closes(
             await settled(held[0].get("q"))
             store.failing = failing
             # In a thread: what collects it does the saving, and on a loop that would block.
-            await without_blocking(lambda: (held.clear(), gc.collect()))
+            await without_blocking(_collected, held)
             store.failing = set()
             assert sum((await without_blocking(store.counts)).values()) == misses
         assert caplog.text.count("counters since the last commit were not saved") == 1
@@ -259,6 +265,41 @@ def test_a_hanging_store(world: World, kind: StoreKind, tmp_path: Path) -> None:
             if thread.name == "mneme-deadline":
                 thread.join(PATIENCE)
                 assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("world", [w for w in WORLDS if w.is_async], ids=str)
+def test_a_caller_who_leaves_while_his_answer_is_stored(world: World, tmp_path: Path) -> None:
+    """Cancelled during the commit, the answer is stored all the same: it is paid for."""
+
+    async def ask(prompt: str) -> str:
+        return "paid for"
+
+    async def scenario(s: Scene) -> None:
+        store = _flaky(s, blocking=True)
+        async with s.cache() as cache:
+            function = semantic_cache(cache=cache.cache)(ask)
+            store.hanging = {"commit"}
+            ended: list[bool] = []
+
+            async def call() -> None:
+                try:
+                    await function("q")
+                finally:
+                    ended.append(True)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(call)
+                await store.reached.reached(1)
+                group.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await anyio.wait_all_tasks_blocked()
+                # It does not leave before its answer is safe.
+                assert not ended
+                store.release.open()
+            hit = await settled(function.lookup("q"))
+            assert hit.response == "paid for"
+
+    world.run(scenario, Scene(world, "memory", tmp_path))
 
 
 @IN_EACH_WORLD

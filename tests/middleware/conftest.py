@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from support.servers import PATIENCE
+from support.worlds import PATIENCE
 
 from mneme import MemoryStore, SemanticCache
 from mneme.testing import HashEmbedder, ManualClock

@@ -42,6 +42,7 @@ WHOLE_STREAMS = [
     named("message_start", "ping", "content_block_delta") + STOPPED % b"end_turn"
     + named("message_stop"),
     events("hello", "world"),
+    events("{no json"),
     b"\xef\xbb\xbf" + events("hello"),
     b"retry: 5\n\n: hello\n\n" + events("x"),
 ]  # fmt: skip

@@ -69,6 +69,14 @@ async def test_item_15_what_a_response_varies_by_is_learned(cache: Any) -> None:
     assert await asks("free") == (b'{"answer": 1}', "exact")
 
 
+async def test_item_15_what_always_tells_callers_apart_need_not_be_learned(cache: Any) -> None:
+    """`Vary: Cookie, Origin` costs another process no hit: both are in the digest anyway."""
+    app = Counting(headers=[TEXT, ("vary", "Cookie, Origin")])
+    headers = [("cookie", "sid=1")]
+    await mounted(app, cache).post("/ask", ASKED, headers=headers)
+    assert (await mounted(app, cache).post("/ask", ASKED, headers=headers)).layer == "exact"
+
+
 async def test_item_15_a_response_that_varies_by_everything_is_not_stored(cache: Any) -> None:
     """More fields than anybody means would make the digest a list of strangers' wishes."""
     app = Counting(headers=[TEXT, ("vary", ", ".join(f"x-{n}" for n in range(20)))])

@@ -42,18 +42,19 @@ async def test_item_06_each_chunk_goes_out_before_the_next_is_made(cache: Any) -
 
 async def test_item_07_the_answer_is_stored_before_background_work_ends(cache: Any) -> None:
     """The last body message ends the response, not the application's return."""
-    goes_on = anyio.Event()
+    said, goes_on = anyio.Event(), anyio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await read_all(receive)
         await start(send)
         await say(send, b"done", more=False)
+        said.set()
         await goes_on.wait()
 
     client = mounted(app, cache)
     async with anyio.create_task_group() as group:
         group.start_soon(client.post, "/ask", ASKED)
-        await anyio.wait_all_tasks_blocked()
+        await said.wait()
         assert (await client.post("/ask", ASKED)).body == b"done"
         goes_on.set()
 

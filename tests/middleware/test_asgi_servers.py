@@ -19,7 +19,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
-from support.servers import PATIENCE, frames, on_hypercorn_trio, on_uvicorn
+from support.servers import frames, on_hypercorn_trio, on_uvicorn
+from support.worlds import PATIENCE
 
 from mneme.asgi import SemanticCacheMiddleware
 from mneme.prompts import json_field, openai_chat

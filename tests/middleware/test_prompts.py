@@ -138,7 +138,7 @@ def test_the_text_alone_leaves_the_rest_in_the_partition() -> None:
         return str(request.json()["in"]["text"])
 
     def sent(text: str, system: str = "s", query: bytes = b"") -> Question:
-        body = json.dumps({"in": {"text": text}, "system": system}).encode()
+        body = json.dumps({"in": {"text": text}, "system": [system]}).encode()
         return asked(replace(ASK, body=body, query=query), extract)
 
     assert sent("a").partition == sent("b").partition

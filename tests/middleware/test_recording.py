@@ -185,6 +185,12 @@ def test_item_17_only_fields_that_may_be_sent_again_are_kept(
     assert [pair for pair in kept if pair[0].lower() in ("x-ok", "via")] == wanted
 
 
+def test_item_17_fields_that_connection_names_are_of_one_hop() -> None:
+    """In any case, from any of several `Connection` fields."""
+    fields = (("X-Hop", "1"), ("Connection", "close, x-hop"), ("connection", "Y"), ("y", "2"))
+    assert replayable((*fields, ("x-ok", "3"))) == (("x-ok", "3"),)
+
+
 @given(
     st.integers(200, 299),
     st.lists(st.tuples(st.text(), st.text(st.characters(codec="latin-1")))),

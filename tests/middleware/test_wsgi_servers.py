@@ -10,7 +10,8 @@ from wsgiref.validate import validator
 import flask
 import httpx
 import pytest
-from support.servers import PATIENCE, frames, on_werkzeug, on_wsgiref
+from support.servers import frames, on_werkzeug, on_wsgiref
+from support.worlds import PATIENCE
 
 from mneme import semantic_cache
 from mneme.context import current_namespace

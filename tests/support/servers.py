@@ -11,8 +11,7 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-PATIENCE = 20.0
-"""Seconds after which something that should have happened is a deadlock."""
+from support.worlds import PATIENCE
 
 
 @contextmanager

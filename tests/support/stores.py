@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from support.worlds import Gate
+from support.worlds import Count, Gate
 
 from mneme.types import Store
 
@@ -26,6 +26,8 @@ class Flaky:
         self.hanging: set[str] = set()
         self.error: Exception = OSError("the disk is on fire")
         self.release = Gate()
+        self.reached = Count()
+        """How often a hanging method was called."""
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.inner, name)
@@ -34,6 +36,7 @@ class Flaky:
     def _guarded(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
             if name in self.hanging:
+                self.reached.add()
                 self.release.wait()
             if name in self.failing:
                 raise self.error

@@ -8,6 +8,7 @@ from support.scenes import Scene, everywhere
 
 import mneme
 from mneme import Explanation, Hit, Miss, NamespaceRequiredError
+from mneme.guards import DEFAULT_GUARDS
 
 
 @everywhere()
@@ -210,6 +211,18 @@ async def test_guards_refuse_semantic_candidates_only(s: Scene) -> None:
         assert len(s.heard("guarded")) == 1
         await cache.put("a room", "fallback", embedding=cosine(0.9))
         assert (await cache.get("room five", embedding=cosine(1.0))).response == "fallback"
+
+
+@everywhere("memory")
+async def test_guards_are_on_by_default(s: Scene) -> None:
+    """Another number in the same words is another question, unless guards are turned off."""
+    async with s.cache(guards=DEFAULT_GUARDS) as cache:
+        await cache.put("refunds within 30 days", "yes", embedding=cosine(1.0))
+        miss = await cache.lookup("refunds within 90 days", embedding=cosine(0.99))
+        assert miss.reason == "guarded"
+        assert (await cache.get("refunds in 30 days", embedding=cosine(0.99))).response == "yes"
+    async with s.cache(guards=()) as cache:
+        assert await cache.get("refunds within 90 days", embedding=cosine(0.99)) is not None
 
 
 @everywhere()
