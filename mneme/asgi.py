@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from mneme import context
+from mneme._core.core import core_of
 from mneme._core.exchange import Forward, cache_status, forward_of, hit_fields, is_objected_to
 from mneme._core.gateway import (
     Gateway,
@@ -37,7 +38,7 @@ from mneme._core.scope import (
     replayed,
     request_of,
 )
-from mneme.cache import AnyCache, core_of
+from mneme.cache import AnyCache
 from mneme.records import Hit
 
 __all__ = ["NamespaceMiddleware", "SemanticCacheMiddleware"]

@@ -744,8 +744,3 @@ def _restored(
                 source, store, fingerprint=embedder.fingerprint, dim=int(embedder.dim)
             )
         half_done.rename(place)
-
-
-def core_of(cache: AnyCache) -> Core:
-    """The core behind a face, for decorators, middleware and transports."""
-    return cache._core

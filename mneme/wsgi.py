@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from mneme import context
+from mneme._core.core import core_of
 from mneme._core.environ import fields_of, path_of, read_body, request_of
 from mneme._core.exchange import Forward, cache_status, forward_of, hit_fields, is_objected_to
 from mneme._core.gateway import (
@@ -28,7 +29,7 @@ from mneme._core.gateway import (
 from mneme._core.ports import BlockingPort, drive, embeds_async
 from mneme._core.recording import StoredResponse
 from mneme._core.routes import Extractor, Route
-from mneme.cache import AnyCache, core_of
+from mneme.cache import AnyCache
 from mneme.records import Hit
 
 __all__ = ["NamespaceMiddleware", "SemanticCacheMiddleware"]

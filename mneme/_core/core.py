@@ -52,7 +52,7 @@ from mneme.records import (
 )
 from mneme.types import AnyEmbedder, Codec, Compactable, IndexFactory, Store
 
-__all__ = ["Core"]
+__all__ = ["Core", "core_of"]
 
 log = logging.getLogger("mneme")
 
@@ -492,6 +492,18 @@ class Core:
             bad_rows=bad_rows,
             failed_open=self.tally.total("failed_open"),
         )
+
+
+class Face(Protocol):
+    """What users hold of a core."""
+
+    @property
+    def _core(self) -> Core: ...
+
+
+def core_of(face: Face) -> Core:
+    """The core behind a face, for decorators, middleware and transports."""
+    return face._core
 
 
 def _save_counts(store: Store, tally: Tally) -> None:

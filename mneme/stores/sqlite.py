@@ -103,10 +103,10 @@ class SQLiteStore:
     ) -> None:
         if durability not in ("commit", "group"):
             raise ValueError(f"durability must be 'commit' or 'group', got {durability!r}.")
-        self.path = Path(path)
+        self.path: Path = Path(path)
         if str(path) == ":memory:" or not str(path):
             raise ValueError(f"{str(path)!r} is no file. Use MemoryStore() to keep no file.")
-        self.bad_rows = 0
+        self.bad_rows: int = 0
         self._busy_timeout = busy_timeout
         self._lock = threading.RLock()
         self._dim = 0

@@ -9,8 +9,8 @@ from typing import Any
 from support.worlds import Count
 
 from mneme import AsyncSemanticCache, SemanticCache
+from mneme._core.core import core_of
 from mneme._core.flights import Flight, Flights
-from mneme.cache import core_of
 
 
 def flights_of(cache: SemanticCache | AsyncSemanticCache) -> Flights:

@@ -13,7 +13,7 @@ from support.worlds import WORLDS, Gate, World, pause, settled
 
 import mneme
 from mneme import semantic_cache
-from mneme.cache import core_of
+from mneme._core.core import core_of
 
 IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
 
