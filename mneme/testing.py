@@ -36,8 +36,8 @@ class HashEmbedder:
 
     def __init__(self, dim: int = 256, *, name: str = "hash") -> None:
         self.dim = dim
-        self.fingerprint = f"mneme-testing:{name}:{dim}:l2"
-        self.calls = 0
+        self.fingerprint: str = f"mneme-testing:{name}:{dim}:l2"
+        self.calls: int = 0
         """How many texts were embedded."""
 
     def embed(self, text: str, /) -> Vector:
@@ -61,7 +61,7 @@ class ManualClock:
     """Seconds since the epoch that pass only when told to; pass it as ``clock=``."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
-        self.now = now
+        self.now: float = now
 
     def __call__(self) -> float:
         return self.now

@@ -36,7 +36,7 @@ from mneme.records import Entry
 
 __all__ = ["app"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     help="See the demo of mneme, and look into the file of a cache.",
     no_args_is_help=True,
     add_completion=False,

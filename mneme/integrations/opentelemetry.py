@@ -8,11 +8,11 @@ from mneme.records import Stats
 
 try:
     from opentelemetry.metrics import Meter, get_meter
-except ImportError as exc:
+except ImportError as _exc:
     raise ImportError(
         "mneme.integrations.opentelemetry needs opentelemetry-api. "
         "Install it with: pip install 'mneme-toolkit[opentelemetry]'"
-    ) from exc
+    ) from _exc
 
 __all__ = ["OTelMetricsHook"]
 

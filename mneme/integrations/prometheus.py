@@ -8,11 +8,11 @@ from mneme.records import Stats
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
-except ImportError as exc:
+except ImportError as _exc:
     raise ImportError(
         "mneme.integrations.prometheus needs prometheus-client. "
         "Install it with: pip install 'mneme-toolkit[prometheus]'"
-    ) from exc
+    ) from _exc
 
 __all__ = ["PrometheusMetricsHook"]
 
