@@ -77,6 +77,7 @@ class _Face:
         metrics_hook: MetricsHook | None = None,
         normalize: bool | Normalizer = True,
         index_backend: Literal["auto", "numpy", "hnsw"] = "auto",
+        index_options: Mapping[str, Any] | None = None,
         vector_dtype: Literal["float32"] = "float32",
         stale_check_interval: float | timedelta = 0.0,
         max_query_bytes: int = 32_768,
@@ -105,6 +106,8 @@ class _Face:
             metrics_hook: ``(event, attributes)``, called in line; what it raises is logged.
             normalize: True: case, spacing and final punctuation do not matter to the exact
                 layer; False: every character does; or your own function.
+            index_backend, index_options, vector_dtype: how vectors are searched and kept; this
+                version has the exact numpy index and float32.
             stale_check_interval: seconds that another process's write may stay unseen;
                 0: look each time.
             max_query_bytes, max_response_bytes, max_metadata_bytes: limits, in UTF-8.
@@ -131,6 +134,10 @@ class _Face:
         if index_backend == "hnsw":
             raise IndexBackendUnavailableError(
                 "this version of mneme has no hnsw index. Use index_backend='auto'."
+            )
+        if index_options:
+            raise ValueError(
+                f"the numpy index takes no options, got {sorted(index_options)}. Leave them out."
             )
         if vector_dtype in ("float16", "int8"):
             raise QuantizationError(

@@ -109,3 +109,11 @@ def test_spacing_does_not_move_the_vector() -> None:
     SemanticCache(store=MemoryStore(), embedder=Listening()).get("  What\n is   IT ")
     SemanticCache(store=MemoryStore(), embedder=Listening(), normalize=False).get(" What  is")
     assert heard == ["What is IT", " What  is"]
+
+
+def test_options_that_the_index_does_not_have_are_refused() -> None:
+    """An option is never taken and then ignored."""
+    for nothing in (None, {}):
+        SemanticCache(store=MemoryStore(), embedder=HashEmbedder(), index_options=nothing)
+    with pytest.raises(ValueError, match=r"no options, got \['ef'\]"):
+        SemanticCache(store=MemoryStore(), embedder=HashEmbedder(), index_options={"ef": 64})
