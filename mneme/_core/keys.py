@@ -264,9 +264,15 @@ def _form(value: object, without: str | None, path: str, depth: int) -> bytes:
     if isinstance(value, type):
         return _framed(b"c", f"{value.__module__}:{value.__qualname__}".encode())
     if (named := _content(value)) is not None:
-        return _framed(b"x", _form(kind, None, path, depth + 1) + inner(named[0], ""))
+        is_named = isinstance(value, (enum.Enum, *_BY_TEXT))
+        content = _form(named[0], None if is_named else without, path, depth + 1)
+        return _framed(b"x", _form(kind, None, path, depth + 1) + content)
     if isinstance(value, Mapping):
-        pairs = sorted((inner(k, f".{k}"), inner(v, f"[{k!r}]")) for k, v in value.items())
+        # A prompt is picked from among values; a name that reads alike is still a name.
+        pairs = sorted(
+            (_form(k, None, f"{path}.{k}", depth + 1), inner(v, f"[{k!r}]"))
+            for k, v in value.items()
+        )
         return _framed(b"d", b"".join(k + v for k, v in pairs))
     if isinstance(value, Set):
         return _framed(b"e", b"".join(sorted(inner(item, "{}") for item in value)))

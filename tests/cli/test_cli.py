@@ -290,6 +290,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     assert all(f" {name} " in done.stdout for name in ("demo", *COMMANDS))
 
 
+@pytest.mark.needs("trio")
 def test_the_demo_runs_from_a_checkout() -> None:
     """It shows four worlds and ends with a sentence that anybody understands."""
     done = command_line("demo", "--model-seconds", "0.001", "--threshold", "0.7")
@@ -300,6 +301,7 @@ def test_the_demo_runs_from_a_checkout() -> None:
     assert "Of 2,400 questions mneme answered" in " ".join(done.stdout.split())
 
 
+@pytest.mark.needs("trio")
 def test_the_demo_in_json() -> None:
     """Only JSON goes to stdout."""
     done = command_line("demo", "--json", "--model-seconds", "0.001")
