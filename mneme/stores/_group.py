@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -23,13 +24,22 @@ class GroupCommit:
     """
     Collects changes and writes them in one go, at most `delay` seconds after the first.
 
+    A thread of its own writes; where it does not get its turn (a caller in a tight loop can
+    keep the interpreter lock to itself), the caller that finds it a whole delay late writes.
     A write that fails is tried again with the next; what waits is kept until then, and `add`
     raises what `write` raised once more waits than is sensible to keep.
     """
 
-    def __init__(self, write: Callable[[Changes], object], delay: float) -> None:
+    def __init__(
+        self,
+        write: Callable[[Changes], object],
+        delay: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._write = write
         self._delay = delay
+        self._clock = clock
+        self._first = clock()
         self._puts: dict[Identity, Entry] = {}
         self._removed: dict[Identity, None] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
@@ -42,6 +52,9 @@ class GroupCommit:
     def add(self, changes: Changes) -> None:
         """Take `changes`; they are written within the delay, or now if too many wait."""
         with self._lock:
+            now = self._clock()
+            if not (self._puts or self._removed or self._counts):
+                self._first = now
             for identity in changes.removed:
                 self._puts.pop(identity, None)
                 self._removed[identity] = None
@@ -60,6 +73,15 @@ class GroupCommit:
         self._filled.set()
         if waiting > MAX_WAITING:
             self.flush()
+        elif now - self._first > 2 * self._delay:
+            self.try_flush()
+
+    def try_flush(self) -> None:
+        """Write what waits; a failure is logged, and what waits goes on waiting."""
+        try:
+            self.flush()
+        except MnemeError as exc:
+            log.warning("a group commit failed and will be tried again: %s", exc)
 
     def flush(self) -> None:
         """Write what waits, and return when it is written."""
@@ -88,6 +110,7 @@ class GroupCommit:
             self._puts = {e.identity: e for e in taken.puts if e.identity not in newer} | self._puts
             self._removed = {i: None for i in taken.removed if i not in newer} | self._removed
             self._counts.update(taken.counts)
+            self._first = self._clock()
         self._filled.set()
 
 
@@ -105,8 +128,5 @@ def _keep_writing(
         alive = group()
         if alive is None:
             return
-        try:
-            alive.flush()
-        except MnemeError as exc:
-            log.warning("a group commit failed and will be tried again: %s", exc)
+        alive.try_flush()
         del alive

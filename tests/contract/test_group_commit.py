@@ -41,6 +41,28 @@ def test_what_is_added_is_written_by_itself() -> None:
     assert [one.prompt for changes in writer.written for one in changes.puts] == ["a"]
 
 
+def test_a_caller_writes_where_the_writing_thread_gets_no_turn() -> None:
+    """A whole delay late, the next `add` writes; a failure there is not the caller's."""
+    writer, now = Writer(), [0.0]
+    group = GroupCommit(writer, delay=60, clock=lambda: now[0])
+    group.add(Changes(puts=(entry("a"),)))
+    now[0] = 120.0
+    group.add(Changes(puts=(entry("b"),)))
+    assert writer.written == []
+    now[0] = 120.1
+    writer.fails = True
+    group.add(Changes(puts=(entry("c"),)))
+    assert writer.written == []
+    writer.fails = False
+    now[0] = 240.0
+    group.add(Changes(puts=(entry("d"),)))
+    assert writer.written == []
+    now[0] = 241.0
+    group.add(Changes(puts=(entry("e"),)))
+    assert [one.prompt for one in writer.written[0].puts] == ["a", "b", "c", "d", "e"]
+    group.close()
+
+
 def test_a_group_is_one_write_of_the_last_states() -> None:
     """Puts and removals of one identity come down to the last, and counts add up."""
     writer = Writer()

