@@ -14,18 +14,17 @@ from typing import TypeAlias
 
 from mneme import context
 from mneme._core.core import core_of
-from mneme._core.exchange import Forward, cache_status, forward_of, hit_fields, is_objected_to
-from mneme._core.gateway import (
+from mneme._core.http.exchange import Forward, cache_status, forward_of, hit_fields, is_objected_to
+from mneme._core.http.gateway import (
     Gateway,
     Recorded,
     check_namespace_setting,
     log_failure,
     namespace_for,
 )
-from mneme._core.ports import LoopPort, _deadline
-from mneme._core.recording import StoredResponse
-from mneme._core.routes import Extractor, Route
-from mneme._core.scope import (
+from mneme._core.http.recording import StoredResponse
+from mneme._core.http.routes import Extractor, Route
+from mneme._core.http.scope import (
     PAST_THE_BODY,
     Message,
     Receive,
@@ -38,6 +37,7 @@ from mneme._core.scope import (
     replayed,
     request_of,
 )
+from mneme._core.ports import LoopPort, _deadline
 from mneme.cache import AnyCache
 from mneme.records import Hit
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mneme._core.exchange import PROMPT
+from mneme._core.http.exchange import PROMPT
+from mneme._core.http.request import NotJSON, Request
+from mneme._core.http.routes import Extractor, Route
 from mneme._core.messages import Asked, are_messages, split
-from mneme._core.request import NotJSON, Request
-from mneme._core.routes import Extractor, Route
 
 __all__ = ["Asked", "Extractor", "NotJSON", "Request", "Route", "json_field", "openai_chat",
            "query_param"]  # fmt: skip

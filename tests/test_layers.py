@@ -37,7 +37,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "embedders": (("embedders",), ("words", "pure", "ports")),
     "prompts": (("prompts",), ("words", "pure")),
 }
-LAYERS["calls"] = (("_core.calls", "_core.gateway"), tuple(LAYERS))
+LAYERS["calls"] = (("_core.calls", "_core.http.gateway"), tuple(LAYERS))
 LAYERS["cache"] = (("cache",), tuple(LAYERS))
 # Side by side on the cache, and blind to each other.
 LAYERS |= {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mneme._core.answers import is_whole_answer
+from mneme._core.http.answers import is_whole_answer
 
 
 def events(*data: Any, end: str = "\n\n") -> bytes:

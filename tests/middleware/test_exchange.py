@@ -11,15 +11,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.exchange import ASK, asked, leaves, with_fields
 
-from mneme._core.exchange import (
+from mneme._core.http.exchange import (
     Question,
     cache_status,
     hit_fields,
     is_objected_to,
     wants_fresh,
 )
-from mneme._core.fields import directives
-from mneme._core.request import Request
+from mneme._core.http.fields import directives
+from mneme._core.http.request import Request
 from mneme.prompts import query_param
 from mneme.records import Hit
 

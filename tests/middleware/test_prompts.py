@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.exchange import ASK, asked, leaves, with_fields
 
-from mneme._core.exchange import Question, question
-from mneme._core.request import Request
-from mneme._core.routes import Route
+from mneme._core.http.exchange import Question, question
+from mneme._core.http.request import Request
+from mneme._core.http.routes import Route
 from mneme.prompts import Asked, json_field, openai_chat, query_param
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mneme._core.fields import listed, replayable
-from mneme._core.recording import Recording, ResponseCodec, StoredResponse
-from mneme._core.routes import Route
+from mneme._core.http.fields import listed, replayable
+from mneme._core.http.recording import Recording, ResponseCodec, StoredResponse
+from mneme._core.http.routes import Route
 from mneme.errors import CodecError
 from mneme.prompts import json_field
 from mneme.records import Payload

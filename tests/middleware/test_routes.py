@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mneme._core.routes import Route, Routes
+from mneme._core.http.routes import Route, Routes
 from mneme.prompts import json_field, query_param
 
 

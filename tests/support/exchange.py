@@ -7,9 +7,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from mneme._core.exchange import Question, question
-from mneme._core.request import Request
-from mneme._core.routes import Route
+from mneme._core.http.exchange import Question, question
+from mneme._core.http.request import Request
+from mneme._core.http.routes import Route
 from mneme.prompts import Extractor, json_field
 
 ASK = Request("POST", "/ask", headers=(("host", "a.example"),), body=b'{"prompt": "hello"}')

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from mneme._core.fields import PERSONAL, Fields, directives, listed, replayable, values_of
-from mneme._core.routes import Route
+from mneme._core.http.fields import PERSONAL, Fields, directives, listed, replayable, values_of
+from mneme._core.http.routes import Route
 from mneme.errors import CodecError
 from mneme.records import Payload
 

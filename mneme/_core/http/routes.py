@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
-from mneme._core.answers import is_whole_answer
 from mneme._core.freshness import as_seconds
+from mneme._core.http.answers import is_whole_answer
+from mneme._core.http.request import Request
 from mneme._core.messages import Asked
-from mneme._core.request import Request
 from mneme._core.settings import check_threshold
 
 __all__ = ["Extractor", "Route", "Routes"]

@@ -16,18 +16,18 @@ from typing import Any
 from mneme import context
 from mneme._core import flow
 from mneme._core.core import DEFAULT_NAMESPACE, Core
-from mneme._core.exchange import (
+from mneme._core.freshness import as_seconds
+from mneme._core.http.exchange import (
     Forward,
     forward_of,
     question,
     unkeyed,
     wants_fresh,
 )
-from mneme._core.freshness import as_seconds
+from mneme._core.http.recording import Recording, ResponseCodec
+from mneme._core.http.request import Request
+from mneme._core.http.routes import Route, Routes
 from mneme._core.keys import Ask, NoStableForm, Unaskable, check_namespace
-from mneme._core.recording import Recording, ResponseCodec
-from mneme._core.request import Request
-from mneme._core.routes import Route, Routes
 from mneme._core.settings import check_count
 from mneme.errors import NamespaceRequiredError
 from mneme.records import Hit, Miss, Terms

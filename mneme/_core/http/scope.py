@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
-from mneme._core.fields import Fields
-from mneme._core.request import Request
+from mneme._core.http.fields import Fields
+from mneme._core.http.request import Request
 
 __all__ = ["PAST_THE_BODY", "Message", "Receive", "Scope", "Send", "fields_of", "path_of", "plain",
            "read_body", "replayed", "request_of"]  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from mneme._core.fields import Fields, tells_who, values_of
+from mneme._core.http.fields import Fields, tells_who, values_of
 
 __all__ = ["NotJSON", "Request", "credentials"]
 

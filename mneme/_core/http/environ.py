@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from mneme._core.fields import Fields
-from mneme._core.request import Request
+from mneme._core.http.fields import Fields
+from mneme._core.http.request import Request
 
 __all__ = ["fields_of", "path_of", "read_body", "request_of"]
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mneme._core.fields import Fields, directives, tells_who, values_of
+from mneme._core.http.fields import Fields, directives, tells_who, values_of
+from mneme._core.http.request import NotJSON, Request, credentials
+from mneme._core.http.routes import Route
 from mneme._core.keys import partition_of
 from mneme._core.messages import Asked
-from mneme._core.request import NotJSON, Request, credentials
-from mneme._core.routes import Route
 from mneme.records import Hit, Miss, Partition
 
 __all__ = [

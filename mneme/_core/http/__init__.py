@@ -1,0 +1,1 @@
+"""What a cache may do with HTTP, and the one gateway that ASGI, WSGI and transports share."""

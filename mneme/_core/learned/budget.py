@@ -1,0 +1,76 @@
+"""How many wrong answers may be served, and which chances of one are taken for that."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["KEPT_HITS", "Budget"]
+
+KEPT_HITS = 4_096
+"""Hits whose chances are reckoned anew as the score learns; older ones stand as they are."""
+
+RECENT = 1_500
+"""Asks whose chances of a wrong answer say what the next ones will be like."""
+
+HORIZON = 4_000
+"""Asks over which an under- or overspent budget is made up for; no more of it is remembered."""
+
+FASTEST = 2.0
+"""Times the budget that may be spent at most while making up."""
+
+SPENDABLE = 0.95
+"""Share of the budget that is planned for: chance alone moves the count of errors."""
+
+TOO_RISKY = 0.2
+"""A chance of a wrong answer that is never taken: saved, the budget buys more hits later."""
+
+
+class Budget:
+    """
+    The largest chance of a wrong answer that may be taken now: ``limit``, below 0 for none.
+
+    Of the recent asks, best first, as many as fit the budget when their chances are summed
+    would have been served; the limit is the chance of the last of them.
+    """
+
+    def __init__(self, max_error: float) -> None:
+        self.rate = max_error * SPENDABLE
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        self.hits: deque[float] = deque(maxlen=KEPT_HITS)
+        self.asks = 0
+        self.spent = 0.0
+        self.limit = -1.0
+
+    def ask(self, chance_wrong: float) -> None:
+        """Count one ask, whatever becomes of it."""
+        self.asks += 1
+        self.recent.append(chance_wrong)
+
+    def spend(self, chance_wrong: float) -> None:
+        """Count one hit."""
+        self.hits.append(chance_wrong)
+        self.spent += chance_wrong
+
+    def refund(self, chance_wrong: float) -> None:
+        """Uncount one hit."""
+        self.spent -= chance_wrong
+
+    def reckon(self, chances_wrong: NDArray[np.float64]) -> None:
+        """Hear what the chances of the last hits are held to have been by now."""
+        kept = min(len(chances_wrong), len(self.hits))
+        self.spent -= sum(list(self.hits)[-kept:])
+        self.hits = deque(chances_wrong[-kept:].tolist(), maxlen=KEPT_HITS)
+        self.spent += sum(self.hits)
+
+    def pace(self) -> None:
+        """Set the limit anew."""
+        most = self.rate * HORIZON
+        credit = min(max(self.rate * self.asks - self.spent, -most), most)
+        self.spent = self.rate * self.asks - credit
+        rate = min(max(self.rate + credit / HORIZON, 0.0), FASTEST * self.rate)
+        chances = np.sort(np.fromiter(self.recent, np.float64, len(self.recent)))
+        count = int(np.searchsorted(np.cumsum(chances), rate * len(chances), side="right"))
+        self.limit = min(float(chances[count - 1]), TOO_RISKY) if count else -1.0

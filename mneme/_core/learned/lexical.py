@@ -1,0 +1,243 @@
+"""What the words of two texts say about whether they ask for one answer, as numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BUCKETS", "EVIDENCE", "Gist", "Rarity", "Words", "evidence", "gist"]
+
+Words = frozenset[int]
+
+BUCKETS = 1 << 15
+"""Words are known by a digest of this many values: tables over all words have a fixed size."""
+
+EVIDENCE = (
+    "words_rarest_apart",
+    "words_apart",
+    "trigrams_shared",
+    "numbers_conflict",
+    "numbers_one_sided",
+    "negation_differs",
+    "words_same",
+)
+"""Names of what `evidence` gives, in its order."""
+
+COMMONEST = 9.0
+"""The logarithm of how much rarer a word can be for it to count: one entry in some 8,000."""
+
+_TOKEN = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
+_REWRITTEN = (
+    (re.compile(r"\b(?:ca|wo)n['’]?t\b|\bcannot\b|n['’]t\b"), " not "),
+    (re.compile(r"['’](?:re|ve|ll|m|s|d)\b"), " "),
+)
+_NEGATORS = frozenset(
+    [
+        "not",
+        "no",
+        "never",
+        "without",
+        "none",
+        "nobody",
+        "nothing",
+        "neither",
+        "nor",
+        "unable",
+        "dont",
+        "doesnt",
+        "didnt",
+        "isnt",
+        "arent",
+        "wasnt",
+        "werent",
+        "wouldnt",
+        "shouldnt",
+        "couldnt",
+        "havent",
+        "hasnt",
+    ]
+)
+# Rarity finds these by itself, but not before it has seen some hundred texts.
+_FUNCTION_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "to",
+        "in",
+        "on",
+        "at",
+        "for",
+        "by",
+        "with",
+        "from",
+        "and",
+        "or",
+        "as",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "am",
+        "do",
+        "does",
+        "did",
+        "i",
+        "me",
+        "my",
+        "you",
+        "your",
+        "we",
+        "our",
+        "it",
+        "its",
+        "this",
+        "that",
+        "these",
+        "those",
+        "there",
+        "here",
+        "can",
+        "could",
+        "would",
+        "will",
+        "shall",
+        "should",
+        "may",
+        "might",
+        "must",
+        "have",
+        "has",
+        "had",
+        "if",
+        "so",
+        "just",
+        "please",
+        "hi",
+        "hello",
+        "hey",
+        "thanks",
+        "thank",
+        "tell",
+        "know",
+        "let",
+        "us",
+        "get",
+        "got",
+        "what",
+        "when",
+        "where",
+        "who",
+        "whom",
+        "whose",
+        "why",
+        "how",
+        "which",
+    ]
+)
+_NUMBERS = {
+    word: str(value)
+    for value, word in enumerate(
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+        ]
+    )
+}
+
+
+class Gist:
+    """One text, read once: digests of its words, its numbers, its trigrams, its negation."""
+
+    __slots__ = ("content", "is_negated", "numbers", "trigrams", "words")
+
+    def __init__(self, text: str) -> None:
+        text = text.lower()
+        for pattern, plain in _REWRITTEN:
+            text = pattern.sub(plain, text)
+        words = [_NUMBERS.get(word, word) for word in _TOKEN.findall(text)]
+        self.words: Words = frozenset(map(_digest, words))
+        self.content: Words = frozenset(_digest(w) for w in words if w not in _FUNCTION_WORDS)
+        self.numbers = frozenset(word for word in words if word[0].isdigit())
+        self.is_negated = sum(word in _NEGATORS for word in words) % 2 == 1
+        line = f" {' '.join(words)} "
+        self.trigrams = frozenset(line[at : at + 3] for at in range(len(line) - 2))
+
+
+@lru_cache(maxsize=8_192)
+def gist(text: str) -> Gist:
+    """The text's gist; that of the 8,192 last asked for is remembered."""
+    return Gist(text)
+
+
+@lru_cache(maxsize=65_536)
+def _digest(word: str) -> int:
+    return crc32(_stem(word).encode("utf-8", "surrogatepass")) % BUCKETS
+
+
+def _stem(word: str) -> str:
+    """The word without a common English ending; harmless on what is not English."""
+    for ending, least in (("ing", 3), ("ies", 2), ("ed", 3), ("es", 3), ("ly", 3), ("s", 2)):
+        if word.endswith(ending) and len(word) - len(ending) >= least:
+            word = word[: -len(ending)] + ("y" if ending == "ies" else "")
+            break
+    return word[:-1] if len(word) > 4 and word.endswith("e") else word
+
+
+class Rarity:
+    """How rare a word is among the texts of the cache: ln((texts + 1) / (texts with it + ½))."""
+
+    def __init__(self) -> None:
+        self.texts = 0
+        self.having: NDArray[np.int32] = np.zeros(BUCKETS, np.int32)
+
+    def add(self, words: Words) -> None:
+        self.texts += 1
+        self.having[list(words)] += 1
+
+    def of(self, words: Iterable[int]) -> list[float]:
+        top, having = self.texts + 1.0, self.having
+        return [math.log(top / (having.item(word) + 0.5)) for word in words]
+
+
+def evidence(one: Gist, other: Gist, rarity: Rarity) -> list[float]:
+    """
+    Seven numbers, named in `EVIDENCE`, from 0 to about 1; the same for either order.
+
+    Shares of words are by rarity: of what both texts say, how much only one of them says.
+    """
+    shared = one.content & other.content
+    mine, theirs = rarity.of(one.content - shared), rarity.of(other.content - shared)
+    apart, sum_mine, sum_theirs = mine + theirs, sum(mine), sum(theirs)
+    whole = (sum(rarity.of(shared)) + sum_mine + sum_theirs) or 1.0
+    my_numbers, their_numbers = one.numbers - other.numbers, other.numbers - one.numbers
+    trigrams = len(one.trigrams) + len(other.trigrams)
+    return [
+        max(apart, default=0.0) / COMMONEST,
+        max(sum_mine, sum_theirs) / whole,
+        2 * len(one.trigrams & other.trigrams) / (trigrams or 1),
+        float(bool(my_numbers and their_numbers)),
+        float(bool(my_numbers) != bool(their_numbers)),
+        float(one.is_negated != other.is_negated),
+        float(not apart),
+    ]
