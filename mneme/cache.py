@@ -19,6 +19,7 @@ from mneme._core.core import Core
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import Ask, check_namespace
 from mneme._core.keys import normalize as normalize_prompt
+from mneme._core.manner import Manner, Mode, PolicyName
 from mneme._core.ports import (
     BlockingPort,
     LoopPort,
@@ -31,7 +32,7 @@ from mneme._core.settings import Settings, check_count
 from mneme.errors import CheckpointError, IndexBackendUnavailableError, QuantizationError
 from mneme.guards import DEFAULT_GUARDS
 from mneme.indexes.exact import ExactIndex
-from mneme.records import Entry, Explanation, Health, Hit, Identity, Miss, Stats, Terms
+from mneme.records import Entry, Explanation, Health, Hit, Identity, Label, Miss, Stats, Terms
 from mneme.stores.sqlite import SQLiteStore
 from mneme.types import (
     AnyEmbedder,
@@ -39,8 +40,10 @@ from mneme.types import (
     Guard,
     MetricsHook,
     Normalizer,
+    SameAnswer,
     Store,
     Validator,
+    Verifier,
 )
 
 __all__ = ["AnyCache", "AsyncSemanticCache", "SemanticCache"]
@@ -74,6 +77,15 @@ class _Face:
         confidence_fn: Confidence | None = None,
         validator: Validator | None = None,
         guards: Iterable[Guard] = DEFAULT_GUARDS,
+        policy: PolicyName = "threshold",
+        max_error: float | None = None,
+        same_answer: SameAnswer | None = None,
+        mode: Mode = "serve",
+        audit_rate: float | None = None,
+        verify: Verifier | None = None,
+        verify_band: tuple[float, float] = (0.1, 0.0),
+        verify_timeout: float | timedelta | None = 2.0,
+        seed: int = 0,
         metrics_hook: MetricsHook | None = None,
         normalize: bool | Normalizer = True,
         index_backend: Literal["auto", "numpy", "hnsw"] = "auto",
@@ -103,6 +115,21 @@ class _Face:
             validator: ``response -> bool``: what may be stored, and served.
             guards: each ``(asked, cached) -> None`` or the reason why not to serve; the
                 default is `mneme.guards.DEFAULT_GUARDS`, ``()`` turns them off.
+            policy: ``"threshold"`` serves from `similarity_threshold` on; ``"learned"`` learns
+                from every miss which answers are the same, and serves what is likely enough
+                to be right for at most
+            max_error: a share of all lookups to get a wrong answer (default 0.01).
+            same_answer: ``(new, cached response) -> bool``; the default compares text, and
+                the embeddings of answers that are more than a few words.
+            mode: ``"shadow"`` serves nothing, and compares what would have been served with
+                what was answered; see `labels`.
+            audit_rate: share of semantic hits that also call the function, to see whether
+                they were right (default 0.0; the learned policy chooses which, about 0.03).
+            verify: ``(asked, cached prompt) -> bool``, asked near the threshold; what it
+                refuses, raises on or is late with is a miss.
+            verify_band: how far below and above the threshold it is asked.
+            verify_timeout: seconds that `verify` and `same_answer` may take.
+            seed: of the lots that audits are drawn by.
             metrics_hook: ``(event, attributes)``, called in line; what it raises is logged.
             normalize: True: case, spacing and final punctuation do not matter to the exact
                 layer; False: every character does; or your own function.
@@ -154,6 +181,17 @@ class _Face:
             confidence_fn=confidence_fn,
             validator=validator,
             guards=guards,
+            manner=Manner.checked(
+                policy=policy,
+                max_error=max_error,
+                same_answer=same_answer,
+                mode=mode,
+                audit_rate=audit_rate,
+                verify=verify,
+                verify_band=verify_band,
+                verify_timeout=verify_timeout,
+                seed=seed,
+            ),
             metrics_hook=metrics_hook,
             normalize=_normalizer(normalize),
             stale_check_interval=stale_check_interval,
@@ -327,6 +365,7 @@ class SemanticCache(_Face):
                 f"{type(core.embedder).__name__} is async and SemanticCache is not. "
                 "Wrap it with mneme.to_sync_embedder, or use AsyncSemanticCache."
             )
+        core.settings.manner.refuse_async()
         super()._adopt(core)
         self._port = BlockingPort(core)
         core.open()
@@ -428,7 +467,7 @@ class SemanticCache(_Face):
     ) -> bool:
         """Store the answer to what `lookup` missed, without embedding again; as `put`."""
         terms = terms_of(metadata, ttl, tags)
-        return drive(flow.put(self._port, miss.ask, response, vector=miss.vector, terms=terms))
+        return drive(flow.answer(self._port, miss, response, terms))
 
     def explain(
         self, query: str, *, embedding: Any = None, namespace: str | None = None
@@ -462,6 +501,14 @@ class SemanticCache(_Face):
     def clear(self) -> int:
         """Remove everything; the number of entries. Counters stay."""
         return self._core.remove_where(lambda entry: True)
+
+    def labels(self) -> list[Label]:
+        """
+        What audits, shadow mode and the learned policy found out, oldest first: whether the
+        answers of near questions were right. For `mneme.calibrate`; holds no text.
+        """
+        self._core.check_open()
+        return self._core.labels()
 
     def vacuum(self, *, namespace: str | None = None, compact: bool = True) -> int:
         """Remove what has expired, and give its space back if `compact`; the number."""
@@ -622,7 +669,7 @@ class AsyncSemanticCache(_Face):
     ) -> bool:
         """See `SemanticCache.fill`."""
         terms = terms_of(metadata, ttl, tags)
-        return await flow.put(self._port, miss.ask, response, vector=miss.vector, terms=terms)
+        return await flow.answer(self._port, miss, response, terms)
 
     async def explain(
         self, query: str, *, embedding: Any = None, namespace: str | None = None
@@ -653,6 +700,11 @@ class AsyncSemanticCache(_Face):
     async def clear(self) -> int:
         """See `SemanticCache.clear`."""
         return await self._port.run(self._core.remove_where, lambda entry: True)
+
+    async def labels(self) -> list[Label]:
+        """See `SemanticCache.labels`."""
+        self._core.check_open()
+        return await self._port.run(self._core.labels)
 
     async def vacuum(self, *, namespace: str | None = None, compact: bool = True) -> int:
         """See `SemanticCache.vacuum`."""

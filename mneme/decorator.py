@@ -29,13 +29,14 @@ from mneme._core.calls import AsyncCalls, Calls
 from mneme._core.core import core_of
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import check_namespace
+from mneme._core.manner import Manner, Mode, PolicyName
 from mneme._core.ports import BlockingPort, LoopPort, embeds_async
 from mneme._core.settings import check_threshold
 from mneme.cache import AnyCache, AsyncSemanticCache, SemanticCache, terms_of
 from mneme.codecs import AutoCodec, codec_for
 from mneme.records import Explanation, Hit, Miss
 from mneme.stores.memory import MemoryStore
-from mneme.types import AnyEmbedder, Codec, Store
+from mneme.types import AnyEmbedder, Codec, SameAnswer, Store, Verifier
 
 __all__ = [
     "AsyncCachedFunction",
@@ -155,6 +156,14 @@ def semantic_cache(
     path: str | os.PathLike[str] | None = None,
     store: Store | None = None,
     threshold: float | None = None,
+    policy: PolicyName | None = None,
+    max_error: float | None = None,
+    same_answer: SameAnswer | None = None,
+    mode: Mode | None = None,
+    audit_rate: float | None = None,
+    verify: Verifier | None = None,
+    verify_band: tuple[float, float] | None = None,
+    verify_timeout: float | timedelta | None = 2.0,
     prompt: str | Callable[..., Any] | None = None,
     ignore: Collection[str] = (),
     version: str | int = "",
@@ -177,6 +186,9 @@ def semantic_cache(
         cache: shared with other functions, middleware and worlds; or else
         embedder: of a cache of this function's own, in `path` or `store` (default: memory).
         threshold: least cosine of a hit; default: the cache's.
+        policy, max_error, same_answer, mode, audit_rate, verify, verify_band, verify_timeout:
+            as of `SemanticCache`, for this function alone: with any of them it is judged in
+            a manner of its own (and what it learns is kept under its name), else the cache's.
         prompt: the parameter's name, or a callable that picks the prompt out of the
             arguments it names. Default: ``prompt``, else the only parameter.
         ignore: parameters that do not matter to the answer (clients, loggers).
@@ -206,6 +218,17 @@ def semantic_cache(
         raise TypeError("path= and store= make a cache; a given cache= has its own.")
     if threshold is not None:
         check_threshold(threshold, "threshold")
+    asked_for = {
+        "policy": policy,
+        "max_error": max_error,
+        "same_answer": same_answer,
+        "mode": mode,
+        "audit_rate": audit_rate,
+        "verify": verify,
+        "verify_band": verify_band,
+    }
+    own: dict[str, Any] = {name: value for name, value in asked_for.items() if value is not None}
+    manner = Manner.checked(**own, verify_timeout=verify_timeout) if own else None
     if isinstance(namespace, str):
         check_namespace(namespace)
     terms = replace(
@@ -233,6 +256,8 @@ def semantic_cache(
                 f"{name} is sync and its embedder is async. "
                 "Wrap the embedder with mneme.to_sync_embedder, or make the function async."
             )
+        if manner is not None and not is_async:
+            manner.refuse_async()
         tag = f"function:{plain.__module__}.{name}"
         common: dict[str, Any] = {
             "core": core,
@@ -242,6 +267,7 @@ def semantic_cache(
             "codec": answers,
             "namespace": namespace,
             "threshold": threshold,
+            "judge": None if manner is None else core.judges.named(tag, manner),
             "terms": replace(terms, tags=(*terms.tags, tag)),
             "cache_if": cache_if,
             "single_flight": single_flight,

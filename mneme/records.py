@@ -18,6 +18,8 @@ __all__ = [
     "Hit",
     "Identity",
     "Key",
+    "Label",
+    "LabelSource",
     "Layer",
     "Miss",
     "MissReason",
@@ -49,6 +51,8 @@ PayloadKind = Literal["text", "json", "bytes", "pickle"]
 MissReason = Literal[
     "absent",
     "below_threshold",
+    "uncertain",
+    "unverified",
     "guarded",
     "invalid",
     "low_confidence",
@@ -59,9 +63,13 @@ MissReason = Literal[
     "embedder_failed",
     "store_failed",
     "uncacheable",
+    "audited",
+    "shadow",
     "bypass",
     "refresh",
 ]
+
+LabelSource = Literal["miss", "audit", "shadow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,25 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """
+    Whether the answer of a near question turned out to be the right one. Holds no text.
+
+    ``similarity`` is the cosine of the two questions, ``chance_right`` what the learned
+    policy had said (``None`` without it). ``source`` says how it became known: a ``"miss"``
+    called the function anyway, an ``"audit"`` to check a hit, ``"shadow"`` on every call.
+    ``created_at`` is in seconds since the epoch.
+    """
+
+    similarity: float
+    right: bool
+    namespace: str
+    source: LabelSource
+    created_at: float
+    chance_right: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """What one commit does, or what others did since a mark: entries put, identities removed."""
 
@@ -110,6 +137,9 @@ class Changes:
     """Counter increments by (namespace, counter name)."""
     mark: int = 0
     """Where the store stands once these are applied."""
+    labels: tuple[Label, ...] = ()
+    states: Mapping[str, bytes] = field(default_factory=dict)
+    """What policies have learned, by name; each replaces what stood under its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +195,8 @@ class Miss:
 
     ``nearest_similarity`` is the best cosine that was refused, where one was measured.
     ``vector`` and ``ask`` let `fill` store the answer without embedding again; ``stale`` is
-    an expired answer that would have been a hit.
+    an expired answer that would have been a hit, ``would_serve`` one that was kept back by
+    shadow mode or to be audited. `fill` compares the new answer with what ``trial`` names.
     """
 
     reason: MissReason
@@ -174,6 +205,8 @@ class Miss:
     vector: Vector | None = field(default=None, repr=False, compare=False)
     ask: Any = field(default=None, repr=False, compare=False)
     stale: Hit | None = field(default=None, repr=False)
+    would_serve: Hit | None = field(default=None, repr=False)
+    trial: Any = field(default=None, repr=False, compare=False)
 
     def __bool__(self) -> Literal[False]:
         return False
@@ -232,6 +265,11 @@ class Stats:
     vector_dtype: str
     memory_bytes_estimate: int
     index_memory_bytes: int
+    labels_right: int = 0
+    """Answers of near questions that were found right, and wrong, by audits or in shadow mode."""
+    labels_wrong: int = 0
+    error_bound: float | None = None
+    """Upper bound on the share of wrong answers among semantic hits; None before any audit."""
 
     @property
     def hits(self) -> int:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from mneme.errors import EmbedderMismatchError
-from mneme.records import Changes, Entry, Key, Partition, Payload, Vector
-from mneme.types import Index, Store
+from mneme.records import Changes, Entry, Key, Label, Partition, Payload, Vector
+from mneme.types import Index, Remembering, Store
 
 __all__ = ["HashEmbedder", "IndexContract", "ManualClock", "StoreContract", "entry", "unit"]
 
@@ -222,6 +222,23 @@ class StoreContract:
         store.commit(Changes(counts={("a", "misses"): 1, ("b", "hits_exact"): 5}))
         assert dict(store.counts()) == {("a", "misses"): 3, ("b", "hits_exact"): 5}
         store.close()
+
+    def test_labels_and_states_are_kept_by_stores_that_say_so(self, tmp_path: Any) -> None:
+        """Labels in their order, and of each state the last; without a put as well."""
+        store = self._opened(tmp_path)
+        if not isinstance(store, Remembering):
+            return
+        labels = [
+            Label(0.5, True, "n", "miss", 1.0, 0.25),
+            Label(0.75, False, "n", "audit", 2.0),
+            Label(-0.5, True, "other", "shadow", 3.0),
+        ]
+        store.commit(Changes(labels=tuple(labels[:2]), states={"a": b"1", "b": b"2"}))
+        store.commit(Changes(puts=(entry(),), labels=tuple(labels[2:]), states={"a": b"\x00"}))
+        store = self._reopened(store, tmp_path)
+        assert isinstance(store, Remembering)
+        assert list(store.labels()) == labels
+        assert dict(store.states()) == {"a": b"\x00", "b": b"2"}
 
     def test_another_embedder_is_refused(self, tmp_path: Any) -> None:
         """A store that one embedder has filled refuses another, names both, and is unchanged."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from mneme.records import Changes, Entry, Hit, Identity, Key, Miss, Payload, Vector
+from mneme.records import Changes, Entry, Hit, Identity, Key, Label, Miss, Payload, Vector
 
 __all__ = [
     "AnyEmbedder",
@@ -19,8 +19,12 @@ __all__ = [
     "MetricsHook",
     "Normalizer",
     "Outcome",
+    "Remembering",
+    "Rewrite",
+    "SameAnswer",
     "Store",
     "Validator",
+    "Verifier",
 ]
 
 
@@ -73,6 +77,15 @@ Validator: TypeAlias = Callable[[Any], bool]
 
 Confidence: TypeAlias = Callable[[float, float, dict[str, Any]], float]
 """``(similarity, age_seconds, metadata) -> confidence``, compared with the threshold."""
+
+SameAnswer: TypeAlias = Callable[[Any, Any], bool | Awaitable[bool]]
+"""``(new response, cached response) -> bool``: whether they answer one question alike."""
+
+Verifier: TypeAlias = Callable[[str, str], bool | Awaitable[bool]]
+"""``(asked, cached) -> bool``: whether the answer to the cached prompt fits the asked one."""
+
+Rewrite: TypeAlias = Callable[[Any], str | Awaitable[str | None] | None]
+"""``messages -> question``: the last turn as a question that stands alone; None: it cannot."""
 
 MetricsHook: TypeAlias = Callable[[str, dict[str, Any]], object]
 """``(event name, attributes)``; what it raises is logged and goes no further."""
@@ -157,6 +170,19 @@ class Compactable(Protocol):
     """A store that can give space back."""
 
     def compact(self) -> None: ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A store that also keeps ``labels`` and ``states`` of `Changes`; others drop them."""
+
+    def labels(self) -> Iterator[Label]:
+        """The newest labels (at least 100,000 where there are so many), oldest first."""
+        ...
+
+    def states(self) -> Mapping[str, bytes]:
+        """The last state committed under each name."""
+        ...
 
 
 class Index(Protocol):

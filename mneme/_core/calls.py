@@ -14,6 +14,7 @@ from mneme import context
 from mneme._core import flow
 from mneme._core.binder import Binder
 from mneme._core.core import Core
+from mneme._core.judge import Judge
 from mneme._core.keys import (
     Ask,
     Counts,
@@ -64,6 +65,7 @@ class _Calls:
     codec: Codec
     namespace: str | Function | None
     threshold: float | None
+    judge: Judge | None
     terms: Terms
     cache_if: Callable[[Any], bool] | None
     single_flight: bool
@@ -107,6 +109,7 @@ class _Calls:
                 threshold=self.threshold,
                 semantic=semantic,
                 counts=self.counts,
+                judge=self.judge,
             )
         except Unaskable as exc:
             exc.namespace = namespace

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mneme._core.freshness import freshness
-from mneme.records import Candidate, Entry, Hit, Layer, MissReason, Verdict
+from mneme._core.learned.policy import Decision
+from mneme.records import Candidate, Entry, Hit, LabelSource, Layer, MissReason, Verdict
 from mneme.types import Codec, Confidence, Guard, Validator
 
-__all__ = ["Choice", "Rules", "Unusable", "as_hit", "choose"]
+__all__ = ["Choice", "Rules", "Trial", "Unusable", "as_hit", "choose"]
 
 
 class Unusable(Exception):
@@ -39,12 +40,28 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """
+    What a new answer is to be compared with: those of ``candidates``.
+
+    The label is about ``best``; ``served`` says whether it would have been a hit.
+    """
+
+    source: LabelSource
+    candidates: tuple[Candidate, ...]
+    best: Candidate | None
+    served: bool
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """
     The outcome: ``hit`` to serve, or ``reason`` why there is none.
 
     ``stale`` is the best candidate that only its age kept from being a hit;
-    ``verdicts`` has one line for each candidate that was looked at.
+    ``verdicts`` has one line for each candidate that was looked at. ``would_serve`` is a hit
+    that was kept back, and ``trial`` what a new answer will be compared with.
     """
 
     hit: Hit | None
@@ -53,6 +70,8 @@ class Choice:
     nearest_similarity: float | None
     stale: Hit | None
     verdicts: tuple[Verdict, ...]
+    would_serve: Hit | None = None
+    trial: Trial | None = None
 
 
 def choose(

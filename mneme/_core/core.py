@@ -11,7 +11,7 @@ import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,9 +19,12 @@ from typing import Any, Protocol
 
 from mneme import context
 from mneme._core.admission import draft
-from mneme._core.choose import Rules, Unusable, as_hit, choose
+from mneme._core.aliases import Aliases
+from mneme._core.choose import Choice, Rules, Trial, Unusable, as_hit, choose
 from mneme._core.flights import Flights
 from mneme._core.freshness import freshness
+from mneme._core.judge import Judge
+from mneme._core.judges import Judges
 from mneme._core.keys import Ask, Counts, check_namespace, check_prompt, partition_of
 from mneme._core.ledger import Ledger
 from mneme._core.live import Live
@@ -42,6 +45,7 @@ from mneme.records import (
     Health,
     Hit,
     Identity,
+    Label,
     Miss,
     MissReason,
     Partition,
@@ -50,7 +54,7 @@ from mneme.records import (
     Vector,
     Verdict,
 )
-from mneme.types import AnyEmbedder, Codec, Compactable, IndexFactory, Store
+from mneme.types import AnyEmbedder, Codec, Compactable, IndexFactory, Remembering, Store
 
 __all__ = ["Core", "core_of"]
 
@@ -102,6 +106,8 @@ class Core:
             validator=settings.validator,
             confidence_fn=settings.confidence_fn,
         )
+        self.judges = Judges(settings.manner)
+        self.aliases = Aliases()
         self.codec = AutoCodec()
         self.flights = Flights()
         self.renewals = Flights()
@@ -138,6 +144,8 @@ class Core:
                 self.store.claim(self.embedder.fingerprint, self.dim)
                 self._rescan()
                 self.tally.restore(self.store.counts())
+                if isinstance(self.store, Remembering):
+                    self.judges.restore(self.store.states())
             weakref.finalize(self, _save_counts, self.store, self.tally)
             self.is_open = True
             self._forget_as_asked()
@@ -151,7 +159,7 @@ class Core:
             try:
                 if self.is_open:
                     with _store_errors(self.store):
-                        self._write((), ())
+                        self._write((), (), closing=True)
             finally:
                 self.is_open = False
                 with _store_errors(self.store):
@@ -224,6 +232,7 @@ class Core:
         threshold: float | None = None,
         semantic: bool = True,
         counts: Counts | None = None,
+        judge: Judge | None = None,
     ) -> Ask:
         """
         The question, checked.
@@ -252,6 +261,7 @@ class Core:
             threshold,
             semantic,
             counts,
+            judge,
         )
 
     def rules_for(self, ask: Ask) -> Rules:
@@ -266,7 +276,7 @@ class Core:
         if record is None:
             record = ledger.find(ask.partition, ask.key)
             if record is None:
-                return None
+                return self._recall_alias(ask) if len(self.aliases) and not stale else None
         entry = record.entry
         rules = self.rules if ask.threshold is None else self.rules_for(ask)
         try:
@@ -280,19 +290,46 @@ class Core:
         record.used = True
         return hit
 
+    def _recall_alias(self, ask: Ask) -> Hit | None:
+        """The answer of an entry that was found to fit before."""
+        alias = self.aliases.get(ask.identity)
+        record = self.live.find(*alias.entry) if alias is not None else None
+        if alias is None or record is None:
+            return None
+        try:
+            hit = as_hit(
+                record.entry,
+                alias.similarity,
+                "semantic",
+                self.rules_for(ask),
+                now=self.clock(),
+                codec=ask.codec,
+            )
+        except Unusable:
+            return None
+        if hit.ttl_seconds is not None and hit.ttl_seconds <= 0:
+            return None
+        record.used = True
+        return hit
+
     def near(self, partition: Partition, vector: Vector) -> tuple[Candidate, ...]:
         """The nearest live entries of `partition`, best first."""
         return self.live.near(partition, vector, NEIGHBOURS)
 
     def judge(self, ask: Ask, vector: Vector, candidates: Sequence[Candidate]) -> Hit | Miss:
         """The semantic layer's word on `candidates`."""
-        choice = choose(
-            ask.prompt,
-            candidates,
-            self.rules_for(ask),
-            now=self.clock(),
-            codec=ask.codec,
-        )
+        judge = self.judges.of(ask)
+        choice = judge.choose(ask, self.rules_for(ask), candidates, self.clock())
+        return self._outcome(ask, vector, candidates, choice)
+
+    def weighed(self, ask: Ask, vector: Vector, candidates: Sequence[Candidate]) -> Hit | Miss:
+        """As `judge`, for `explain`: nothing is counted, kept back or drawn by lot."""
+        choice = self.judges.of(ask).weigh(ask, self.rules_for(ask), candidates, self.clock())
+        return self._outcome(ask, vector, candidates, choice)
+
+    def _outcome(
+        self, ask: Ask, vector: Vector, candidates: Sequence[Candidate], choice: Choice
+    ) -> Hit | Miss:
         for candidate, verdict in zip(candidates, choice.verdicts, strict=False):
             if verdict.reason == "expired":
                 self.doom(candidate.entry.identity, "expired")
@@ -308,7 +345,63 @@ class Core:
             vector,
             ask,
             choice.stale,
+            choice.would_serve,
+            choice.trial,
         )
+
+    def shadowed(self, ask: Ask, hit: Hit) -> Miss:
+        """In shadow mode the exact layer serves nothing either: `hit` as a miss."""
+        record = self.live.find(ask.partition, ask.key)
+        trial = None
+        if record is not None:
+            same = Candidate(record.entry, 1.0)
+            trial = Trial("shadow", (same,), same, served=True)
+        return Miss("shadow", ask.namespace, 1.0, None, ask, None, hit, trial)
+
+    def doubtful(
+        self, ask: Ask, outcome: Hit | Miss, candidates: Sequence[Candidate]
+    ) -> tuple[Candidate, Hit] | None:
+        """The best candidate in the band in which the verifier is asked, and its answer."""
+        rules, manner = self.rules_for(ask), self.judges.of(ask).manner
+        below, above = manner.verify_band
+        if isinstance(outcome, Hit):
+            # What the learned policy serves has been weighed by more than its cosine.
+            if manner.policy == "learned" or outcome.similarity >= rules.threshold + above:
+                return None
+        elif outcome.reason not in ("below_threshold", "uncertain"):
+            return None
+        choice = choose(
+            ask.prompt,
+            candidates[:1],
+            replace(rules, threshold=rules.threshold - below),
+            now=self.clock(),
+            codec=ask.codec,
+        )
+        return None if choice.hit is None else (candidates[0], choice.hit)
+
+    def learn(self, ask: Ask, trial: Trial, same: Mapping[Identity, bool], *, kept: bool) -> Judge:
+        """
+        Hear which cached answers were the `same` as a new one, and whether that was `kept`;
+        the judge that has learned from it.
+        """
+        judge = self.judges.of(ask)
+        label = judge.learn(trial, same, ask, self.clock(), kept=kept)
+        if label is not None:
+            self.judges.told(label)
+            if trial.served:
+                self.tally.labelled(label)
+        return judge
+
+    def refit(self, judge: Judge) -> None:
+        """Fit what `judge` has learned to all its labels: some ten milliseconds."""
+        judge.refit(lambda identity: self.live.find(*identity) is not None)
+
+    def labels(self) -> list[Label]:
+        """All labels, saved or not, oldest first. Touches the store."""
+        self.open()
+        with self._commits, _store_errors(self.store):
+            saved = list(self.store.labels()) if isinstance(self.store, Remembering) else []
+            return saved + self.judges.waiting()
 
     def miss(self, ask: Ask, reason: MissReason) -> Miss:
         """A miss that the semantic layer had no say in."""
@@ -332,6 +425,9 @@ class Core:
         """`outcome` with the verdict on every candidate, those after a taken one included."""
         rules = self.rules_for(ask)
         verdicts: list[Verdict] = []
+        if self.judges.of(ask).manner.policy == "learned":
+            verdicts += self.judges.of(ask).weigh(ask, rules, candidates, self.clock()).verdicts
+            candidates = ()
         for candidate in candidates:
             verdicts += choose(
                 ask.prompt, [candidate], rules, now=self.clock(), codec=ask.codec
@@ -355,18 +451,23 @@ class Core:
             self.check_open()
             return self._write(puts, removed)
 
-    def _write(self, puts: Sequence[Entry], removed: Sequence[Identity]) -> int:
+    def _write(
+        self, puts: Sequence[Entry], removed: Sequence[Identity], *, closing: bool = False
+    ) -> int:
         if self.store.mark() != self._mark:
             # What others have put again meanwhile is no longer ours to remove.
             self.catch_up()
         plan = self.live.plan(puts, removed)
         counts = self.tally.take_unsaved()
+        labels, states = self.judges.take_unsaved(closing=closing)
         # Store before memory: when the store fails, nothing has changed anywhere.
-        if plan.puts or plan.removed or counts:
+        if plan.puts or plan.removed or counts or labels or states:
+            changes = Changes(plan.puts, plan.removed, counts, self._mark, labels, states)
             try:
-                self._mark = self.store.commit(Changes(plan.puts, plan.removed, counts, self._mark))
+                self._mark = self.store.commit(changes)
             except BaseException:
                 self.tally.give_back(counts)
+                self.judges.give_back(labels)
                 raise
         count, evicted = self.live.carry_out(plan)
         for entry in evicted:
@@ -447,6 +548,8 @@ class Core:
 
     def set_threshold(self, value: float) -> None:
         self.rules = replace(self.rules, threshold=check_threshold(value))
+        # What was near enough before may not be now.
+        self.aliases.clear()
 
     def set_quota(self, namespace: str, quota: int | None) -> None:
         for identity in self.live.set_quota(namespace, quota):
@@ -471,6 +574,8 @@ class Core:
             vector_dtype="float32",
             memory_bytes_estimate=ledger.memory_bytes(namespace) + index_bytes,
             index_memory_bytes=index_bytes,
+            labels_right=total("labels_right", namespace),
+            labels_wrong=total("labels_wrong", namespace),
         )
 
     def health(self) -> Health:

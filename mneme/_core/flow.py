@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from mneme import context
 from mneme._core.admission import Unkeepable
+from mneme._core.choose import Trial
+from mneme._core.comparing import compared, verified
 from mneme._core.core import Core
 from mneme._core.flights import Ending, Flight
 from mneme._core.keys import Ask
@@ -30,7 +33,18 @@ from mneme.errors import (
 from mneme.records import Candidate, Entry, Explanation, Hit, Identity, Miss, Partition, Terms
 from mneme.records import Vector as UnitVector
 
-__all__ = ["Port", "explain", "fill", "look", "look_many", "put", "put_many", "through"]
+__all__ = [
+    "Port",
+    "answer",
+    "explain",
+    "fill",
+    "learn",
+    "look",
+    "look_many",
+    "put",
+    "put_many",
+    "through",
+]
 
 T = TypeVar("T")
 Call = Callable[[], Awaitable[T]]
@@ -65,6 +79,12 @@ class Port(Protocol):
     async def near(self, partition: Partition, vector: UnitVector) -> Sequence[Candidate]: ...
 
     async def commit(self, puts: Sequence[Entry], removed: Sequence[Identity] = ()) -> int: ...
+
+    async def run(self, work: Callable[..., T], *args: Any) -> T: ...
+
+    async def consult(
+        self, function: Callable[..., Any], args: tuple[Any, ...], seconds: float | None
+    ) -> Any: ...
 
     async def follow(self, flight: Flight) -> None: ...
 
@@ -122,7 +142,8 @@ async def explain(port: Port, ask: Ask, vector: Any = None) -> Explanation:
             outcome = outcome if outcome is not None else core.miss(ask, "embedder_failed")
         else:
             candidates = await port.near(ask.partition, unit)
-            outcome = outcome if outcome is not None else core.judge(ask, unit, candidates)
+            if outcome is None:
+                outcome = core.weighed(ask, unit, candidates)
     elif outcome is None:
         outcome = core.miss(ask, "exact_only")
     return core.explanation(ask, outcome, candidates)
@@ -157,6 +178,14 @@ async def put_many(
     return len(entries)
 
 
+async def answer(port: Port, miss: Miss, response: Any, terms: Terms) -> bool:
+    """Store the answer to a miss, and learn from it; what fails in storing raises."""
+    kept = await put(port, miss.ask, response, vector=miss.vector, terms=terms)
+    if miss.trial is not None:
+        await learn(port, miss.trial, miss.ask, response, kept=kept)
+    return kept
+
+
 async def fill(port: Port, miss: Miss, response: Any, terms: Terms) -> bool:
     """Store the answer to a miss if that is possible now; the caller has it either way."""
     core, ask = port.core, miss.ask
@@ -164,11 +193,27 @@ async def fill(port: Port, miss: Miss, response: Any, terms: Terms) -> bool:
         # What was down a moment ago would cost the caller another deadline.
         return False
     try:
-        return await put(port, ask, response, vector=miss.vector, terms=terms)
+        kept = await put(port, ask, response, vector=miss.vector, terms=terms)
     except NOT_KEPT as exc:
         part = "embedder" if isinstance(exc, EMBEDDER_WEATHER) else "store"
         core.tally.failed_open(part, ask.namespace, exc, core.clock())
-        return False
+        kept = False
+    if miss.trial is not None:
+        await learn(port, miss.trial, ask, response, kept=kept)
+    return kept
+
+
+async def learn(port: Port, trial: Trial, ask: Ask, response: Any, *, kept: bool) -> None:
+    """Compare a new answer with those that were near; what fails here fails nothing else."""
+    core = port.core
+    same: dict[Identity, bool] = {}
+    try:
+        same = await compared(port, trial.candidates, ask, response)
+    except Exception as exc:
+        core.tally.failed_open("comparison", ask.namespace, exc, core.clock())
+    judge = core.learn(ask, trial, same, kept=kept)
+    if judge.is_due:
+        await port.run(core.refit, judge)
 
 
 async def through(
@@ -234,6 +279,10 @@ class _Work:
         core = self.port.core
         if found is None:
             found = await _compare(self.port, self.ask)
+        audited = found
+        if isinstance(audited, Miss) and (served := self._served_meanwhile(audited)) is not None:
+            self.port.start(partial(self.audit, audited))
+            found = served
         core.told(found, self.ask)
         if isinstance(found, Hit):
             self._land(flight, "answered", found)
@@ -258,6 +307,24 @@ class _Work:
         ):
             self._land(flight, "filled", None)
         return value
+
+    def _served_meanwhile(self, miss: Miss) -> Hit | None:
+        """The hit that an audit holds back, where the audit can be done in the background."""
+        if miss.reason != "audited" or not self.port.has_crew or miss.trial.decision is not None:
+            return None
+        return miss.would_serve
+
+    async def audit(self, miss: Miss) -> None:
+        """Call, and compare the answer with the hit that was served; nobody waits for this."""
+        core, ask = self.port.core, self.ask
+        try:
+            value = await self.call()
+            if self.admit is None or self.admit(value):
+                await fill(self.port, miss, value, self.terms)
+            else:
+                await learn(self.port, miss.trial, ask, value, kept=False)
+        except Exception as exc:
+            core.tally.failed_open("audit", ask.namespace, exc, core.clock())
 
     async def renew(self) -> None:
         """Call and overwrite, unless somebody is at it or was just now; nobody waits for this."""
@@ -298,7 +365,10 @@ async def _settled(port: Port, ask: Ask) -> Hit | Miss | None:
     except STORE_WEATHER as exc:
         core.tally.failed_open("store", ask.namespace, exc, core.clock())
         return core.miss(ask, "store_failed")
-    return core.recall(ask)
+    found = core.recall(ask)
+    if found is not None and core.judges.of(ask).shadows:
+        return core.shadowed(ask, found)
+    return found
 
 
 async def _compare(port: Port, ask: Ask, vector: Any = None) -> Hit | Miss:
@@ -310,7 +380,11 @@ async def _compare(port: Port, ask: Ask, vector: Any = None) -> Hit | Miss:
         unit = await _unit(port, ask, vector)
     except EMBEDDER_WEATHER as exc:
         return _without_embedder(core, ask, exc)
-    return core.judge(ask, unit, await port.near(ask.partition, unit))
+    candidates = await port.near(ask.partition, unit)
+    outcome = core.judge(ask, unit, candidates)
+    if core.judges.of(ask).manner.verify is not None and candidates:
+        outcome = await verified(port, ask, outcome, candidates)
+    return outcome
 
 
 async def _unit(port: Port, ask: Ask, vector: Any) -> UnitVector:

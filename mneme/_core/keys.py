@@ -93,8 +93,8 @@ class Ask:
     prompt is only worth its microseconds when the raw prompt was not found.
     """
 
-    __slots__ = ("_key", "codec", "counts", "namespace", "normalize", "partition", "prompt",
-                 "semantic", "threshold")  # fmt: skip
+    __slots__ = ("_key", "codec", "counts", "judge", "namespace", "normalize", "partition",
+                 "prompt", "semantic", "threshold")  # fmt: skip
 
     def __init__(
         self,
@@ -106,7 +106,9 @@ class Ask:
         threshold: float | None = None,
         semantic: bool = True,
         counts: Counts | None = None,
+        judge: Any = None,
     ) -> None:
+        self.judge = judge
         self.namespace = namespace
         self.partition = partition
         self.prompt = prompt

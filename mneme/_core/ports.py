@@ -106,6 +106,12 @@ class BlockingPort:
         """Long work of the core, in this thread and without a deadline."""
         return work(*args)
 
+    async def consult(
+        self, function: Callable[..., Any], args: tuple[Any, ...], seconds: float | None
+    ) -> Any:
+        """What a function of the user's says, given up on after `seconds`."""
+        return _within(seconds, function, *args)
+
     async def follow(self, flight: Flight) -> None:
         landed = threading.Event()
         if self.core.flights.join(flight, landed.set):
@@ -185,6 +191,16 @@ class LoopPort:
         """Long work of the core, in a worker thread and without a deadline."""
         with _deadline(None, shield=shield):
             return await in_worker_thread(work, *args)
+
+    async def consult(
+        self, function: Callable[..., Any], args: tuple[Any, ...], seconds: float | None
+    ) -> Any:
+        """What a function of the user's says, awaited or in a worker thread, within `seconds`."""
+        with _deadline(seconds):
+            if inspect.iscoroutinefunction(function):
+                return await function(*args)
+            said = await in_worker_thread(function, *args)
+            return await said if inspect.isawaitable(said) else said
 
     async def follow(self, flight: Flight) -> None:
         flights = self.core.flights

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import check_namespace
+from mneme._core.manner import Manner, is_async
 from mneme.types import Confidence, Guard, MetricsHook, Normalizer, Validator
 
 __all__ = ["Settings", "check_count", "check_threshold"]
@@ -31,6 +31,7 @@ class Settings:
     confidence_fn: Confidence | None
     validator: Validator | None
     guards: tuple[Guard, ...]
+    manner: Manner
     metrics_hook: MetricsHook | None
     normalize: Normalizer
     stale_check_interval: float
@@ -52,6 +53,7 @@ class Settings:
         confidence_fn: Confidence | None,
         validator: Validator | None,
         guards: Any,
+        manner: Manner,
         metrics_hook: MetricsHook | None,
         normalize: Normalizer,
         stale_check_interval: float | timedelta,
@@ -90,7 +92,7 @@ class Settings:
             ("normalize", (normalize,)),
             ("guards", guards),
         ):
-            if any(map(_is_async, functions)):
+            if any(map(is_async, functions)):
                 # A coroutine is true: a validator would pass whatever it is asked about.
                 raise ValueError(f"{name} is async, and nobody awaits it. Pass a plain function.")
         return Settings(
@@ -101,6 +103,7 @@ class Settings:
             confidence_fn=confidence_fn,
             validator=validator,
             guards=guards,
+            manner=manner,
             metrics_hook=metrics_hook,
             normalize=normalize,
             stale_check_interval=as_seconds(stale_check_interval, "stale_check_interval") or 0.0,
@@ -119,11 +122,6 @@ def _made(kind: Callable[[Any], T], value: Any, name: str, what: str) -> T:
         return kind(value)
     except (TypeError, ValueError) as exc:
         raise ValueError(f"{name} must be {what}, got {value!r}.") from exc
-
-
-def _is_async(function: object) -> bool:
-    called = getattr(type(function), "__call__", None)  # noqa: B004  asks what it is, not whether
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
 def _deadline(value: float | timedelta | None, name: str) -> float | None:

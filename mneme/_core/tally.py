@@ -10,7 +10,7 @@ from typing import Any
 
 from mneme._core.keys import Counts
 from mneme.context import observers
-from mneme.records import Hit, Miss
+from mneme.records import Hit, Label, Miss
 from mneme.types import MetricsHook
 
 __all__ = ["Tally"]
@@ -72,6 +72,17 @@ class Tally:
         """An entry was lost to ``eviction`` or had ``expired``."""
         self.add(namespace, "evictions" if event == "eviction" else "expirations")
         self.tell(event, namespace=namespace)
+
+    def labelled(self, label: Label) -> None:
+        """A hit, served or kept back, was found to be right or wrong."""
+        self.add(label.namespace, "labels_right" if label.right else "labels_wrong")
+        self.tell(
+            "label",
+            namespace=label.namespace,
+            similarity=label.similarity,
+            right=label.right,
+            source=label.source,
+        )
 
     def failed_open(self, part: str, namespace: str, why: object, now: float) -> None:
         """Something was down, and the call went on without it; logged once a minute a part."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from mneme.errors import MnemeError
-from mneme.records import Changes, Entry, Identity
+from mneme.records import Changes, Entry, Identity, Label
 
 __all__ = ["GroupCommit"]
 
@@ -43,6 +43,8 @@ class GroupCommit:
         self._puts: dict[Identity, Entry] = {}
         self._removed: dict[Identity, None] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._labels: list[Label] = []
+        self._states: dict[str, bytes] = {}
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._filled = threading.Event()
@@ -53,7 +55,7 @@ class GroupCommit:
         """Take `changes`; they are written within the delay, or now if too many wait."""
         with self._lock:
             now = self._clock()
-            if not (self._puts or self._removed or self._counts):
+            if self._is_empty():
                 self._first = now
             for identity in changes.removed:
                 self._puts.pop(identity, None)
@@ -62,6 +64,8 @@ class GroupCommit:
                 self._removed.pop(entry.identity, None)
                 self._puts[entry.identity] = entry
             self._counts.update(changes.counts)
+            self._labels.extend(changes.labels)
+            self._states.update(changes.states)
             waiting = len(self._puts) + len(self._removed)
             if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(
@@ -88,10 +92,17 @@ class GroupCommit:
         with self._writing:
             with self._lock:
                 self._filled.clear()
-                taken = Changes(tuple(self._puts.values()), tuple(self._removed), self._counts)
+                if self._is_empty():
+                    return
+                taken = Changes(
+                    tuple(self._puts.values()),
+                    tuple(self._removed),
+                    self._counts,
+                    labels=tuple(self._labels),
+                    states=self._states,
+                )
                 self._puts, self._removed, self._counts = {}, {}, Counter()
-            if not (taken.puts or taken.removed or taken.counts):
-                return
+                self._labels, self._states = [], {}
             try:
                 self._write(taken)
             except BaseException:
@@ -104,12 +115,17 @@ class GroupCommit:
         self._filled.set()
         self.flush()
 
+    def _is_empty(self) -> bool:
+        return not (self._puts or self._removed or self._counts or self._labels or self._states)
+
     def _put_back(self, taken: Changes) -> None:
         with self._lock:
             newer = set(self._puts) | set(self._removed)
             self._puts = {e.identity: e for e in taken.puts if e.identity not in newer} | self._puts
             self._removed = {i: None for i in taken.removed if i not in newer} | self._removed
             self._counts.update(taken.counts)
+            self._labels = [*taken.labels, *self._labels]
+            self._states = {**taken.states, **self._states}
             self._first = self._clock()
         self._filled.set()
 

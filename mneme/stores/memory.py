@@ -7,11 +7,12 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 
 from mneme.errors import EmbedderMismatchError
-from mneme.records import Changes, Entry, Identity
+from mneme.records import Changes, Entry, Identity, Label
 
 __all__ = ["MemoryStore"]
 
 REMEMBERED_COMMITS = 256
+KEPT_LABELS = 100_000
 
 
 class MemoryStore:
@@ -32,6 +33,8 @@ class MemoryStore:
         self._embedder: tuple[str, int] | None = None
         self._entries: dict[Identity, Entry] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._labels: deque[Label] = deque(maxlen=KEPT_LABELS)
+        self._states: dict[str, bytes] = {}
         self._commits: deque[Changes] = deque(maxlen=REMEMBERED_COMMITS)
         self._mark = 0
 
@@ -59,6 +62,8 @@ class MemoryStore:
                 self._entries.pop(entry.identity, None)
                 self._entries[entry.identity] = entry
             self._counts.update(changes.counts)
+            self._labels.extend(changes.labels)
+            self._states.update(changes.states)
             if not changes.puts and not changes.removed:
                 return changes.mark
             before = self._mark
@@ -89,6 +94,14 @@ class MemoryStore:
     def counts(self) -> Mapping[tuple[str, str], int]:
         with self._lock:
             return dict(self._counts)
+
+    def labels(self) -> Iterator[Label]:
+        with self._lock:
+            return iter(list(self._labels))
+
+    def states(self) -> Mapping[str, bytes]:
+        with self._lock:
+            return dict(self._states)
 
     def close(self) -> None:
         return None

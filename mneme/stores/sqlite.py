@@ -29,7 +29,7 @@ from mneme.errors import (
     SchemaMigrationError,
     StoreBackendError,
 )
-from mneme.records import Changes, Entry, Key, Partition
+from mneme.records import Changes, Entry, Key, Label, Partition
 from mneme.stores._group import GroupCommit
 from mneme.stores._rows import COLUMNS, entry_of, row_of
 
@@ -46,6 +46,7 @@ GROUP_SECONDS = 0.02
 """How long a group commit collects; with the commit itself that stays under 50 ms."""
 
 REMEMBERED_REMOVALS = 100_000
+KEPT_LABELS = 100_000
 
 _SCHEMA = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -59,6 +60,10 @@ _SCHEMA = (
     "CREATE INDEX removals_by_seq ON removals (seq)",
     """CREATE TABLE counts (namespace TEXT NOT NULL, name TEXT NOT NULL, n INTEGER NOT NULL,
         PRIMARY KEY (namespace, name)) WITHOUT ROWID""",
+    """CREATE TABLE labels (id INTEGER PRIMARY KEY, similarity REAL NOT NULL,
+        is_right INTEGER NOT NULL, namespace TEXT NOT NULL, source TEXT NOT NULL,
+        created_at REAL NOT NULL, chance_right REAL)""",
+    "CREATE TABLE states (name TEXT PRIMARY KEY, data BLOB NOT NULL)",
 )
 
 _UPSERT = (
@@ -69,6 +74,7 @@ _COUNT = (
     "INSERT INTO counts VALUES (?, ?, ?) "
     "ON CONFLICT (namespace, name) DO UPDATE SET n = n + excluded.n"
 )
+_LABEL = "similarity, is_right, namespace, source, created_at, chance_right"
 
 
 class SQLiteStore:
@@ -188,6 +194,7 @@ class SQLiteStore:
                 if changes.counts:
                     rows = [(space, name, n) for (space, name), n in changes.counts.items()]
                     connection.executemany(_COUNT, rows)
+                _remember(connection, changes)
                 if not changed:
                     return changes.mark
                 before, seq = seq, seq + 1
@@ -250,6 +257,17 @@ class SQLiteStore:
         with self._errors():
             rows = self._execute("SELECT namespace, name, n FROM counts")
             return {(namespace, name): n for namespace, name, n in rows}
+
+    def labels(self) -> Iterator[Label]:
+        self._flush()
+        with self._errors():
+            rows = self._execute(f"SELECT {_LABEL} FROM labels ORDER BY id")
+        return (Label(row[0], bool(row[1]), *row[2:]) for row in rows)
+
+    def states(self) -> Mapping[str, bytes]:
+        self._flush()
+        with self._errors():
+            return dict(self._execute("SELECT name, data FROM states"))
 
     def compact(self) -> None:
         """Give the space of removed entries back to the disk. Others wait while it runs."""
@@ -435,4 +453,21 @@ class SQLiteStore:
         return StoreBackendError(
             f"{self.path} cannot be used: {exc}. Nothing was changed. "
             "Check that its folder exists and can be written, and that the disk has room."
+        )
+
+
+def _remember(connection: sqlite3.Connection, changes: Changes) -> None:
+    """Keep labels, the newest so many, and states."""
+    if changes.labels:
+        rows = [
+            (one.similarity, one.right, one.namespace, one.source, one.created_at, one.chance_right)
+            for one in changes.labels
+        ]
+        connection.executemany(f"INSERT INTO labels ({_LABEL}) VALUES (?, ?, ?, ?, ?, ?)", rows)
+        connection.execute(
+            "DELETE FROM labels WHERE id <= (SELECT max(id) FROM labels) - ?", (KEPT_LABELS,)
+        )
+    if changes.states:
+        connection.executemany(
+            "INSERT OR REPLACE INTO states VALUES (?, ?)", list(changes.states.items())
         )

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mneme._core.manner import Manner
 from mneme._core.settings import Settings, check_count, check_threshold
 from mneme.testing import ManualClock
 
@@ -39,6 +40,7 @@ def settings(**changes: Any) -> Settings:
         "confidence_fn": None,
         "validator": None,
         "guards": (),
+        "manner": Manner(),
         "metrics_hook": None,
         "normalize": str,
         "stale_check_interval": 0.0,

@@ -10,7 +10,7 @@ import numpy as np
 from mneme import MemoryStore, SemanticCache, SQLiteStore, semantic_cache
 from mneme.codecs import AutoCodec, PickleCodec, TypedCodec, codec_for
 from mneme.indexes import ExactIndex
-from mneme.records import Changes, Entry, Hit, Identity, Key, Miss, Payload, Vector
+from mneme.records import Changes, Entry, Hit, Identity, Key, Label, Miss, Payload, Vector
 from mneme.testing import HashEmbedder, IndexContract, ManualClock, StoreContract, entry, unit
 from mneme.types import (
     AnyEmbedder,
@@ -25,8 +25,12 @@ from mneme.types import (
     MetricsHook,
     Normalizer,
     Outcome,
+    Remembering,
+    Rewrite,
+    SameAnswer,
     Store,
     Validator,
+    Verifier,
 )
 
 
@@ -110,6 +114,9 @@ a_guard: Guard = guard
 a_confidence: Confidence = confidence
 a_hook: MetricsHook = hook
 a_validator: Validator = is_whole
+a_same_answer: SameAnswer = lambda new, cached: bool(new == cached)  # noqa: E731
+a_verifier: Verifier = lambda asked, cached: asked == cached  # noqa: E731
+a_rewrite: Rewrite = lambda messages: str(messages[-1]["content"])  # noqa: E731
 a_normalizer: Normalizer = str.casefold
 an_index: Index = Flat()
 indexes: list[IndexFactory] = [ExactIndex, lambda dim: Flat()]
@@ -129,6 +136,9 @@ def known(outcome: Outcome, identity: Identity, one: Entry) -> bool:
 def kind_of(embedder: AnyEmbedder, store: Store) -> str:
     if isinstance(store, Compactable):
         store.compact()
+    if isinstance(store, Remembering):
+        assert_type(list(store.labels()), list[Label])
+        assert_type(store.states(), Mapping[str, bytes])
     return "async" if isinstance(embedder, AsyncEmbedder) else embedder.fingerprint
 
 

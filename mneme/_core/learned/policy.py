@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,31 +122,43 @@ class LearnedPolicy:
 
     def decide(self, text: str, neighbours: list[Neighbour]) -> Decision:
         """What to do with the ask `text`, given its nearest entries (8, in any order)."""
+        weighed = self.weigh(text, neighbours)
+        chance_wrong = weighed.chance_wrong
+        self._count(chance_wrong)
+        limit = self.budget.limit
+        is_hit = self._is_hit(weighed)
+        audited = self._audited(chance_wrong) if is_hit else 0.0
+        is_audit = bool(is_hit and self.random.random() < audited)
+        is_served = is_hit and not is_audit
+        if is_served:
+            self.hits.append(weighed.features[weighed.best].astype(np.float32))
+            self.budget.spend(chance_wrong)
+        return replace(
+            weighed,
+            serve=weighed.candidate if is_served else None,
+            is_audit=is_audit,
+            limit=limit,
+            weight=1.0 / audited if is_audit else 1.0,
+        )
+
+    def weigh(self, text: str, neighbours: list[Neighbour]) -> Decision:
+        """As `decide`, but nothing is counted, spent or drawn by lot."""
         seen = view(text, neighbours, self.notes, self.words, OPTIONS)
         compare = tuple([near.entry for near in seen.neighbours])
+        limit = self.budget.limit
         if not seen.options:
-            self._count(1.0)
             nothing = np.empty((0, len(self.prior.weights)))
             return Decision(
-                None, False, None, -1.0, -30.0, 1.0, self.budget.limit, compare, seen, nothing,
-                (), -1, 1.0,
-            )  # fmt: skip
+                None, False, None, -1.0, -30.0, 1.0, limit, compare, seen, nothing, (), -1, 1.0
+            )
         features = self.prior.scaled([option.row for option in seen.options])
         scores = self.posterior.scores(features).tolist()
         best = max(range(len(scores)), key=scores.__getitem__)
         chance_wrong = 1.0 - chance(self.calibration(scores[best]))
-        self._count(chance_wrong)
-        limit = self.budget.limit
-        is_hit = self.labels >= WARM_UP and chance_wrong <= limit
-        audited = self._audited(chance_wrong) if is_hit else 0.0
-        is_audit = bool(is_hit and self.random.random() < audited)
         near = seen.neighbours[seen.options[best].at]
-        if is_hit and not is_audit:
-            self.hits.append(features[best].astype(np.float32))
-            self.budget.spend(chance_wrong)
-        return Decision(
-            near.entry if is_hit and not is_audit else None,
-            is_audit,
+        weighed = Decision(
+            None,
+            False,
             near.entry,
             near.similarity,
             scores[best],
@@ -157,7 +169,15 @@ class LearnedPolicy:
             features,
             tuple(scores),
             best,
-            1.0 / audited if is_audit else 1.0,
+            1.0,
+        )
+        return replace(weighed, serve=near.entry) if self._is_hit(weighed) else weighed
+
+    def _is_hit(self, weighed: Decision) -> bool:
+        return (
+            weighed.candidate is not None
+            and self.labels >= WARM_UP
+            and weighed.chance_wrong <= self.budget.limit
         )
 
     def withdrawn(self, decision: Decision) -> None:

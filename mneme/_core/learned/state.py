@@ -63,9 +63,12 @@ def dump(policy: LearnedPolicy) -> bytes:
     return _packed(header, arrays)
 
 
-def load(data: bytes) -> LearnedPolicy:
+def load(
+    data: bytes, max_error: float | None = None, audit_rate: float | None = None
+) -> LearnedPolicy:
     """
-    The policy that `dump` wrote.
+    The policy that `dump` wrote, or one that has learned the same and is to keep to another
+    `max_error`, with another `audit_rate`.
 
     Raises:
         ValueError: damaged, or written for other features than this version computes.
@@ -77,7 +80,11 @@ def load(data: bytes) -> LearnedPolicy:
             "Nothing was changed. Start a new one; it learns again."
         )
     prior = Prior(**{name: arrays[f"prior.{name}"] for name in Prior.__slots__})
-    policy = LearnedPolicy(header["max_error"], audit_rate=header["audit_rate"], prior=prior)
+    policy = LearnedPolicy(
+        header["max_error"] if max_error is None else max_error,
+        audit_rate=header["audit_rate"] if audit_rate is None else audit_rate,
+        prior=prior,
+    )
     policy.labels, policy.unfitted = header["labels"], header["unfitted"]
     policy.random.bit_generator.state = header["random"]
     policy.comparisons.made, policy.comparisons.outvoted = header["comparisons"]
@@ -85,10 +92,12 @@ def load(data: bytes) -> LearnedPolicy:
     policy.posterior.covariance = arrays["covariance"]
     policy.calibration.line = arrays["line"]
     budget = policy.budget
-    budget.asks, budget.spent, budget.limit = header["budget"]
+    if policy.max_error == header["max_error"]:
+        # What was spent of another budget says nothing about this one.
+        budget.asks, budget.spent, budget.limit = header["budget"]
+        _refill(budget.hits, arrays["hits"].tolist())
+        _refill(policy.hits, arrays["hit_rows"])
     _refill(budget.recent, arrays["recent"].tolist())
-    _refill(budget.hits, arrays["hits"].tolist())
-    _refill(policy.hits, arrays["hit_rows"])
     _refill(policy.rows, _triples(arrays["rows"], arrays["labels"]))
     _refill(policy.scored, map(tuple, arrays["scored"].tolist()))
     policy.words = _word_model(header["words"], arrays)

@@ -1,0 +1,278 @@
+"""
+Who decides about near candidates, and what came of it.
+
+By threshold or by what was learned; in shadow mode and for audits a hit is kept back, so that
+the function is called and its answer can be compared with what would have been served.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mneme._core.choose import Choice, Rules, Trial, choose
+from mneme._core.freshness import freshness
+from mneme._core.keys import Ask
+from mneme._core.learned.features import Neighbour
+from mneme._core.learned.policy import Decision, LearnedPolicy
+from mneme._core.learned.state import dump, load
+from mneme._core.manner import Manner
+from mneme.records import (
+    Candidate,
+    Identity,
+    Key,
+    Label,
+    LabelSource,
+    MissReason,
+    Partition,
+    Vector,
+    Verdict,
+)
+
+__all__ = ["Judge"]
+
+SAVE_EVERY = 1_000
+"""Labels after which what was learned is saved with the next commit."""
+
+KEPT_ANSWERS = 1_024
+"""Vectors of answers that are remembered, to be compared with the next ones."""
+
+
+class Judge:
+    """
+    One manner of judging, and what it has learned.
+
+    Safe under threads. ``name`` is what its state is kept under.
+    """
+
+    def __init__(self, name: str, manner: Manner) -> None:
+        self.name = name
+        self.manner = manner
+        self.shadows = manner.mode == "shadow"
+        self.answers: OrderedDict[str, Vector] = OrderedDict()
+        self._lock = threading.Lock()
+        self._random = np.random.default_rng(manner.seed)
+        self._unsaved = 0
+        self._learned: LearnedPolicy | None = None
+        if manner.policy == "learned":
+            self._learned = LearnedPolicy(
+                manner.max_error, seed=manner.seed, audit_rate=manner.audit_rate
+            )
+
+    # -- deciding -----------------------------------------------------------------------------
+
+    def choose(self, ask: Ask, rules: Rules, near: Sequence[Candidate], now: float) -> Choice:
+        """The candidate to serve, or why none is; what to compare a new answer with."""
+        if self._learned is not None:
+            return self._choose_learned(self._learned, ask, rules, near, now)
+        choice = choose(ask.prompt, near, rules, now=now, codec=ask.codec)
+        if choice.hit is not None:
+            if self.shadows:
+                return _kept_back(choice, near, "shadow")
+            if self.manner.audit_rate and self._random.random() < self.manner.audit_rate:
+                return _kept_back(choice, near, "audited")
+        elif self.shadows:
+            # Below the threshold nothing is served; that is where a better one may lie.
+            open_ = replace(rules, threshold=-1.0)
+            nearest = choose(ask.prompt, near[:1], open_, now=now, codec=ask.codec)
+            if nearest.hit is not None:
+                return replace(choice, trial=Trial("shadow", (near[0],), near[0], served=False))
+        return choice
+
+    def weigh(self, ask: Ask, rules: Rules, near: Sequence[Candidate], now: float) -> Choice:
+        """As `choose`, for `explain`: nothing is counted, kept back or drawn by lot."""
+        learned = self._learned
+        if learned is None:
+            return choose(ask.prompt, near, rules, now=now, codec=ask.codec)
+        with self._lock:
+            self._meet(learned, near)
+            decision = learned.weigh(ask.spoken, _neighbours(near, now))
+        return self._served(decision, ask, rules, near, now)[0]
+
+    def _choose_learned(
+        self,
+        learned: LearnedPolicy,
+        ask: Ask,
+        rules: Rules,
+        near: Sequence[Candidate],
+        now: float,
+    ) -> Choice:
+        with self._lock:
+            self._meet(learned, near)
+            decision = learned.decide(ask.spoken, _neighbours(near, now))
+        choice, best = self._served(decision, ask, rules, near, now)
+        trial = Trial("miss", tuple(near), best, served=False, decision=decision)
+        if choice.hit is None:
+            if decision.serve is not None:
+                with self._lock:
+                    learned.withdrawn(decision)
+            return replace(choice, trial=trial)
+        if decision.is_audit or self.shadows:
+            if decision.serve is not None:
+                with self._lock:
+                    learned.withdrawn(decision)
+            reason: MissReason = "shadow" if self.shadows else "audited"
+            source: LabelSource = "shadow" if self.shadows else "audit"
+            return replace(
+                choice,
+                hit=None,
+                entry=None,
+                reason=reason,
+                nearest_similarity=choice.hit.similarity,
+                would_serve=choice.hit,
+                trial=replace(trial, source=source, served=True),
+            )
+        return choice
+
+    def _served(
+        self, decision: Decision, ask: Ask, rules: Rules, near: Sequence[Candidate], now: float
+    ) -> tuple[Choice, Candidate | None]:
+        """What the other rules leave of a decision, and the candidate that it was about."""
+        best = next((one for one in near if _name(one) == decision.candidate), None)
+        if best is None or (decision.serve is None and not decision.is_audit):
+            reason: MissReason = "uncertain" if near else "absent"
+            said = (
+                f"chance of a wrong answer {decision.chance_wrong:.4f}, "
+                f"taken up to {max(decision.limit, 0.0):.4f}"
+            )
+            verdicts = tuple(
+                Verdict(one.entry.prompt, one.similarity, reason, said if one is best else "")
+                for one in near
+            )
+            nearest = near[0].similarity if near else None
+            return Choice(None, None, reason, nearest, None, verdicts), best
+        choice = choose(
+            ask.prompt, [best], replace(rules, threshold=-1.0), now=now, codec=ask.codec
+        )
+        if choice.hit is not None and rules.confidence_fn is None:
+            sure = replace(choice.hit, confidence=1.0 - decision.chance_wrong)
+            choice = replace(choice, hit=sure)
+        return choice, best
+
+    @staticmethod
+    def _meet(learned: LearnedPolicy, near: Sequence[Candidate]) -> None:
+        """Entries that came from elsewhere: another process, an earlier policy, a checkpoint."""
+        for one in near:
+            if (name := _name(one)) not in learned.notes.of:
+                learned.added(name, one.entry.prompt)
+
+    # -- learning -----------------------------------------------------------------------------
+
+    def learn(
+        self, trial: Trial, same: Mapping[Identity, bool], ask: Ask, now: float, *, kept: bool
+    ) -> Label | None:
+        """
+        Hear which cached answers were the `same` as the new one, and whether that was kept;
+        the label of the candidate that the trial was about.
+        """
+        if self._learned is not None and trial.decision is not None:
+            self._teach(self._learned, trial.decision, same, ask, kept=kept)
+        best = trial.best
+        if best is None or (right := same.get(best.entry.identity)) is None:
+            return None
+        chance = None if trial.decision is None else 1.0 - trial.decision.chance_wrong
+        return Label(best.similarity, right, ask.namespace, trial.source, now, chance)
+
+    def _teach(
+        self,
+        learned: LearnedPolicy,
+        decision: Decision,
+        same: Mapping[Identity, bool],
+        ask: Ask,
+        *,
+        kept: bool,
+    ) -> None:
+        named = {b"".join(identity): is_same for identity, is_same in same.items()}
+        with self._lock:
+            # Where nothing could be compared, nothing was learned.
+            told = not decision.compare or bool(named)
+            opinion = learned.learned(decision, named) if told else None
+            if kept:
+                seen = decision if told else None
+                learned.added(b"".join(ask.identity), ask.spoken, seen, opinion)
+            self._unsaved += told
+
+    @property
+    def is_due(self) -> bool:
+        return self._learned is not None and self._learned.is_due
+
+    def refit(self, is_live: Callable[[Identity], bool]) -> None:
+        """Fit to all labels; forget entries that are gone. Takes some ten milliseconds."""
+        learned = self._learned
+        if learned is None:
+            return
+        with self._lock:
+            names = list(learned.notes.of)
+        gone = [name for name in names if not is_live(_identity(name))]
+        with self._lock:
+            for name in gone:
+                learned.removed(name)
+            learned.refit()
+
+    # -- keeping ------------------------------------------------------------------------------
+
+    def state(self, *, closing: bool = False) -> bytes | None:
+        """What was learned, if it is time to save it."""
+        if self._learned is None or self._unsaved < (1 if closing else SAVE_EVERY):
+            return None
+        with self._lock:
+            self._unsaved = 0
+            return dump(self._learned)
+
+    def restore(self, state: bytes) -> None:
+        """
+        Go on from a saved `state`.
+
+        Raises:
+            ValueError: it is damaged, or of another version's policy; nothing was changed.
+        """
+        if self._learned is not None:
+            manner = self.manner
+            self._learned = load(state, manner.max_error, manner.audit_rate)
+
+    def remember_answer(self, text: str, vector: Vector) -> None:
+        """Keep the vector of an answer for the next comparisons."""
+        with self._lock:
+            self.answers[text] = vector
+            if len(self.answers) > KEPT_ANSWERS:
+                self.answers.popitem(last=False)
+
+
+def _kept_back(choice: Choice, near: Sequence[Candidate], reason: MissReason) -> Choice:
+    """The hit of `choice` made a miss, to be compared with what the function answers."""
+    assert choice.hit is not None
+    taken = next(one for one in near if one.entry is choice.entry)
+    source: LabelSource = "shadow" if reason == "shadow" else "audit"
+    return replace(
+        choice,
+        hit=None,
+        entry=None,
+        reason=reason,
+        nearest_similarity=choice.hit.similarity,
+        would_serve=choice.hit,
+        trial=Trial(source, (taken,), taken, served=True),
+    )
+
+
+def _neighbours(near: Sequence[Candidate], now: float) -> list[Neighbour]:
+    return [
+        Neighbour(
+            _name(one),
+            one.similarity,
+            one.entry.prompt,
+            freshness(now, one.entry.expires_at, one.entry.dies_at) != "expired",
+        )
+        for one in near
+    ]
+
+
+def _name(one: Candidate) -> bytes:
+    return b"".join(one.entry.identity)
+
+
+def _identity(name: bytes) -> Identity:
+    return Partition(name[:16]), Key(name[16:])
