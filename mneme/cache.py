@@ -283,7 +283,7 @@ class _Face:
         return asks
 
     def _identity(self, query: str, namespace: str | None) -> Identity:
-        return self._ask(query, namespace).identity
+        return self._core.answering(self._ask(query, namespace).identity)
 
     def _selector(
         self,

@@ -30,13 +30,14 @@ from mneme._core.core import core_of
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import check_namespace
 from mneme._core.manner import Manner, Mode, PolicyName
+from mneme._core.manner import is_async as awaits
 from mneme._core.ports import BlockingPort, LoopPort, embeds_async
 from mneme._core.settings import check_threshold
 from mneme.cache import AnyCache, AsyncSemanticCache, SemanticCache, terms_of
 from mneme.codecs import AutoCodec, codec_for
 from mneme.records import Explanation, Hit, Miss
 from mneme.stores.memory import MemoryStore
-from mneme.types import AnyEmbedder, Codec, SameAnswer, Store, Verifier
+from mneme.types import AnyEmbedder, Codec, Rewrite, SameAnswer, Store, Verifier
 
 __all__ = [
     "AsyncCachedFunction",
@@ -166,6 +167,7 @@ def semantic_cache(
     verify_timeout: float | timedelta | None = 2.0,
     prompt: str | Callable[..., Any] | None = None,
     ignore: Collection[str] = (),
+    rewrite: Rewrite | None = None,
     version: str | int = "",
     namespace: str | Callable[..., str] | None = None,
     ttl: float | timedelta | None = None,
@@ -192,6 +194,10 @@ def semantic_cache(
         prompt: the parameter's name, or a callable that picks the prompt out of the
             arguments it names. Default: ``prompt``, else the only parameter.
         ignore: parameters that do not matter to the answer (clients, loggers).
+        rewrite: ``messages -> question``, for prompts that are chat messages: words the last
+            turn as a question that stands alone, which is then compared with those of all
+            conversations; None where it cannot. Without it, or where it raises or takes
+            longer than `verify_timeout`, a follow-up only meets its own conversation.
         version: change it to leave all earlier answers behind.
         namespace: text, or a callable over the arguments it names; default: the open one.
         ttl: seconds an answer lives; default: the cache's.
@@ -258,6 +264,8 @@ def semantic_cache(
             )
         if manner is not None and not is_async:
             manner.refuse_async()
+        if rewrite is not None and not is_async and awaits(rewrite):
+            raise TypeError(f"rewrite is async and {name} is not. Pass a plain function.")
         tag = f"function:{plain.__module__}.{name}"
         common: dict[str, Any] = {
             "core": core,
@@ -267,6 +275,7 @@ def semantic_cache(
             "codec": answers,
             "namespace": namespace,
             "threshold": threshold,
+            "rewrite": rewrite,
             "judge": None if manner is None else core.judges.named(tag, manner),
             "terms": replace(terms, tags=(*terms.tags, tag)),
             "cache_if": cache_if,

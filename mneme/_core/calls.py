@@ -19,15 +19,16 @@ from mneme._core.keys import (
     Ask,
     Counts,
     NoStableForm,
+    Rewriting,
     Unaskable,
     canonical,
     check_namespace,
     partition_of,
 )
-from mneme._core.messages import are_messages, split
+from mneme._core.messages import are_messages, split, without_turns
 from mneme._core.ports import BlockingPort, LoopPort, drive
 from mneme.records import Entry, Explanation, Hit, Miss, Partition, Terms
-from mneme.types import Codec
+from mneme.types import Codec, Rewrite
 
 __all__ = ["AsyncCalls", "Calls"]
 
@@ -66,6 +67,7 @@ class _Calls:
     namespace: str | Function | None
     threshold: float | None
     judge: Judge | None
+    rewrite: Rewrite | None
     terms: Terms
     cache_if: Callable[[Any], bool] | None
     single_flight: bool
@@ -89,17 +91,24 @@ class _Calls:
         else:
             namespace = check_namespace(named)
         semantic = True
+        messages = None
         if type(prompt) is not str and are_messages(prompt):
-            asked = split(prompt)
+            messages, asked = prompt, split(prompt)
             prompt, semantic = asked.prompt, asked.semantic
-            names = (*self.binder.rest, "messages")
-            picked = prompt if self.binder.picks else None
-            partition = self._partition(namespace, (*values, asked.rest), names, picked)
+            partition = self._told_partition(namespace, values, asked.rest, prompt)
         elif self.binder.picks or not SIMPLE.issuperset(map(type, values)):
             picked = prompt if self.binder.picks else None
             partition = self._partition(namespace, values, self.binder.rest, picked)
         else:
             partition = self._known_partition(namespace, values)
+        ask = self._asked(prompt, namespace, partition, semantic=semantic)
+        if messages is not None and semantic and self.rewrite is not None:
+            ask.rewriting = self._rewriting(self.rewrite, messages, namespace, values)
+        return ask
+
+    def _asked(
+        self, prompt: object, namespace: str, partition: Partition, *, semantic: bool = True
+    ) -> Ask:
         try:
             return self.core.ask(
                 prompt,
@@ -114,6 +123,27 @@ class _Calls:
         except Unaskable as exc:
             exc.namespace = namespace
             raise
+
+    def _told_partition(
+        self, namespace: str, values: Args, conversation: object, prompt: object
+    ) -> Partition:
+        names = (*self.binder.rest, "messages")
+        picked = str(prompt) if self.binder.picks else None
+        return self._partition(namespace, (*values, conversation), names, picked)
+
+    def _rewriting(
+        self, rewrite: Rewrite, messages: Any, namespace: str, values: Args
+    ) -> Rewriting | None:
+        """How this conversation's last turn may be asked outside it; None if it has no earlier."""
+        conversation = without_turns(messages)
+        if conversation is None:
+            return None
+
+        def ask(text: str) -> Ask:
+            partition = self._told_partition(namespace, values, conversation, text)
+            return self._asked(text, namespace, partition)
+
+        return Rewriting(rewrite, messages, ask)
 
     def ask_or_pass(self, args: Args, kwargs: Kwargs) -> Ask | None:
         """The question, or None where the function is to be called without the cache."""
@@ -233,7 +263,7 @@ class Calls(_Calls):
         return drive(flow.explain(self.port, self.ask(args, kwargs)))
 
     def invalidate(self, args: Args, kwargs: Kwargs) -> int:
-        return self.core.commit((), [self.ask(args, kwargs).identity])
+        return self.core.commit((), [self.core.answering(self.ask(args, kwargs).identity)])
 
     def clear(self) -> None:
         self.core.remove_where(self.is_mine)
@@ -294,7 +324,8 @@ class AsyncCalls(_Calls):
         return await flow.explain(self.port, self.ask(args, kwargs))
 
     async def invalidate(self, args: Args, kwargs: Kwargs) -> int:
-        return await self.port.commit((), [self.ask(args, kwargs).identity])
+        identity = self.core.answering(self.ask(args, kwargs).identity)
+        return await self.port.commit((), [identity])
 
     def clear(self) -> None:
         # No waiting on a loop: memory forgets now, the store with the next commit.

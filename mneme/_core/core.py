@@ -349,6 +349,14 @@ class Core:
             choice.trial,
         )
 
+    def answering(self, identity: Identity) -> Identity:
+        """The entry that the exact layer answers `identity` with: its own, or by an alias."""
+        alias = self.aliases.get(identity)
+        if alias is None or self.live.find(*identity) is not None:
+            return identity
+        self.aliases.drop(identity)
+        return alias.entry
+
     def shadowed(self, ask: Ask, hit: Hit) -> Miss:
         """In shadow mode the exact layer serves nothing either: `hit` as a miss."""
         record = self.live.find(ask.partition, ask.key)

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from mneme import context
 from mneme._core.admission import Unkeepable
+from mneme._core.aliases import Alias
 from mneme._core.choose import Trial
 from mneme._core.comparing import compared, verified
 from mneme._core.core import Core
@@ -99,7 +100,7 @@ class Port(Protocol):
 
 async def look(port: Port, ask: Ask, vector: Any = None) -> Hit | Miss:
     """The exact layer, then the semantic one; what is down is a miss."""
-    outcome = await _settled(port, ask)
+    ask, outcome = await _begun(port, ask)
     if outcome is None:
         outcome = await _compare(port, ask, vector)
     return port.core.told(outcome, ask)
@@ -133,7 +134,7 @@ async def look_many(
 async def explain(port: Port, ask: Ask, vector: Any = None) -> Explanation:
     """What `look` would answer now and why; counts nothing."""
     core = port.core
-    outcome = await _settled(port, ask)
+    ask, outcome = await _begun(port, ask)
     candidates: Sequence[Candidate] = ()
     if ask.semantic:
         try:
@@ -227,7 +228,7 @@ async def through(
 ) -> Any:
     """The answer: from the cache, from an equal call that is running, or from `call`."""
     core = port.core
-    outcome = await _settled(port, ask)
+    ask, outcome = await _begun(port, ask)
     if isinstance(outcome, Hit):
         core.tally.hit(outcome, ask.counts)
         return outcome.response
@@ -349,6 +350,28 @@ class _Work:
     def _land(self, flight: Flight | None, ending: Ending, found: Hit | None) -> None:
         if flight is not None:
             self.port.core.flights.land(flight, ending, found)
+
+
+async def _begun(port: Port, ask: Ask) -> tuple[Ask, Hit | Miss | None]:
+    """
+    What the exact layer says of `ask`; a follow-up that it does not know is asked again as a
+    question that stands alone, if somebody words it so.
+    """
+    outcome = await _settled(port, ask)
+    if outcome is not None or ask.rewriting is None:
+        return ask, outcome
+    rewriting, core = ask.rewriting, port.core
+    seconds = core.judges.of(ask).manner.verify_timeout
+    try:
+        text = await port.consult(rewriting.rewrite, (rewriting.messages,), seconds)
+        if not isinstance(text, str) or not text.strip():
+            return ask, None
+        alone = rewriting.ask(text)
+    except Exception as exc:
+        core.tally.failed_open("rewrite", ask.namespace, exc, core.clock())
+        return ask, None
+    core.aliases.add(ask.identity, Alias(alone.identity, 1.0))
+    return alone, await _settled(port, alone)
 
 
 async def _settled(port: Port, ask: Ask) -> Hit | Miss | None:

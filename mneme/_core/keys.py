@@ -39,7 +39,7 @@ from hashlib import blake2b
 from typing import Any
 
 from mneme.records import Key, MissReason, Partition
-from mneme.types import Codec, Normalizer
+from mneme.types import Codec, Normalizer, Rewrite
 
 __all__ = [
     "Ask",
@@ -85,6 +85,18 @@ class Counts:
         self.misses = 0
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rewriting:
+    """
+    How a follow-up may become a question that stands alone: ``rewrite(messages)`` words it,
+    and ``ask(text)`` asks it outside its conversation.
+    """
+
+    rewrite: Rewrite
+    messages: Any
+    ask: Callable[[str], Ask]
+
+
 class Ask:
     """
     One question: where it belongs, what it says, how its answer is read.
@@ -94,7 +106,7 @@ class Ask:
     """
 
     __slots__ = ("_key", "codec", "counts", "judge", "namespace", "normalize", "partition",
-                 "prompt", "semantic", "threshold")  # fmt: skip
+                 "prompt", "rewriting", "semantic", "threshold")  # fmt: skip
 
     def __init__(
         self,
@@ -109,6 +121,7 @@ class Ask:
         judge: Any = None,
     ) -> None:
         self.judge = judge
+        self.rewriting: Rewriting | None = None
         self.namespace = namespace
         self.partition = partition
         self.prompt = prompt

@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Asked", "are_messages", "split"]
+__all__ = ["Asked", "are_messages", "split", "without_turns"]
 
 USER_ROLES = ("user", "human")
+INSTRUCTING_ROLES = ("system", "developer")
 TEXT_PARTS = ("text", "input_text")
 _FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "type", "text")
 
@@ -57,6 +58,21 @@ def split(messages: Sequence[Any]) -> Asked:
         frame = {name: value for name, value in last.items() if name != "content"}
         return Asked(text, [*earlier, {**frame, "content": others}])
     return Asked(text if text.strip() else f"({last['role']})", plain, semantic=False)
+
+
+def without_turns(messages: Sequence[Any]) -> object | None:
+    """
+    What a conversation's last question depends on once it stands alone: the instructions,
+    and what the last turn has beside text. None where there are no earlier turns, or where
+    the last one is no question.
+    """
+    *earlier, last = [_plain(message, at) for at, message in enumerate(messages)]
+    instructions = [message for message in earlier if message["role"] in INSTRUCTING_ROLES]
+    text, others = _text_of(last.get("content"))
+    if len(instructions) == len(earlier) or last["role"] not in USER_ROLES or not text.strip():
+        return None
+    frame = {name: value for name, value in last.items() if name != "content"}
+    return [*instructions, {**frame, "content": others}]
 
 
 def _text_of(content: object) -> tuple[str, list[object]]:

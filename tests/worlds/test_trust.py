@@ -468,3 +468,77 @@ def test_async_callables_need_an_async_cache() -> None:
             SemanticCache(store=MemoryStore(), embedder=HashEmbedder(), **setting)
         with pytest.raises(TypeError, match="is async"):
             semantic_cache(embedder=HashEmbedder(), **setting)(lambda prompt: prompt)
+
+
+# -- conversations ----------------------------------------------------------------------------
+
+
+def talk(*turns: str, system: str = "be brief") -> list[dict[str, str]]:
+    """A conversation of these turns, the user's first."""
+    roles = ("user", "assistant")
+    said = [{"role": roles[at % 2], "content": turn} for at, turn in enumerate(turns)]
+    return [{"role": "system", "content": system}, *said]
+
+
+def standing(messages: Any) -> str | None:
+    """A rewriting that knows two follow-ups."""
+    topic, last = messages[1]["content"], messages[-1]["content"]
+    return {"why": f"why {topic}", "how so": f"{topic} why"}.get(last)
+
+
+@everywhere()
+async def test_a_rewritten_follow_up_meets_other_conversations(s: Scene) -> None:
+    """Worded so that it stands alone, it is compared by meaning; the same one asks only once."""
+    calls: list[str] = []
+    rewritten: list[str] = []
+
+    async def ask(messages: Any) -> str:
+        calls.append(messages[-1]["content"])
+        return f"answer {len(calls)}"
+
+    async def rewrite(messages: Any) -> str | None:
+        rewritten.append(messages[-1]["content"])
+        return standing(messages)
+
+    async with s.cache() as cache:
+        function = semantic_cache(cache=cache.cache, rewrite=s.world.written(rewrite))(
+            s.world.written(ask)
+        )
+        assert await s.call(function, talk("is the sky blue", "yes", "why")) == "answer 1"
+        assert await s.call(function, talk("is the sky blue", "it is", "how so")) == "answer 1"
+        assert await s.call(function, talk("is the sky blue", "yes", "why")) == "answer 1"
+        assert rewritten == ["why", "how so"]
+        # Another system text, another subject, or no way to word it: another answer.
+        assert await s.call(function, talk("is the sky blue", "yes", "why", system="x")) != (
+            "answer 1"
+        )
+        assert await s.call(function, talk("do cats purr", "yes", "why")) == "answer 3"
+        assert await s.call(function, talk("is the sky blue", "yes", "thanks")) == "answer 4"
+        assert await s.call(function, talk("do cats purr", "yes", "thanks")) == "answer 5"
+        # A first turn needs no rewriting.
+        before = len(rewritten)
+        await s.call(function, talk("do fish swim"))
+        assert len(rewritten) == before
+        # What answered a call can be removed by that call.
+        assert await s.call(function.invalidate, talk("is the sky blue", "yes", "why")) == 1
+        assert await s.call(function, talk("is the sky blue", "it is", "how so")) == "answer 7"
+
+
+@everywhere()
+async def test_a_rewrite_that_fails_leaves_the_conversation_alone(s: Scene) -> None:
+    """It is exact within its conversation then, as without a rewrite; the failure is counted."""
+
+    async def ask(messages: Any) -> str:
+        return "A"
+
+    async def broken(messages: Any) -> str:
+        raise RuntimeError("model is down")
+
+    async with s.cache() as cache:
+        function = semantic_cache(cache=cache.cache, rewrite=s.world.written(broken))(
+            s.world.written(ask)
+        )
+        for turns in (("a", "b", "c"), ("a", "b", "c"), ("a", "x", "c")):
+            await s.call(function, talk(*turns))
+        assert function.cache_info().hits == 1
+        assert [e["part"] for e in s.heard("failed_open")] == ["rewrite", "rewrite"]
