@@ -8,16 +8,18 @@ Loosening stops at the first t whose bound is over the limit. Because the order 
 is fixed by the scores alone, all of them together need the level only once (fixed-sequence
 testing, Maurer, Hothorn & Lehmacher 1995).
 
-One wrong label near the top would end a single sequence at once. So there are several, each
-beginning further down than the one before, and they share the level between them
-(Angelopoulos et al. 2021, "Learn then Test", section 4.2). Steps are of 5 % more hits: every
-single score as a step would only give chance more occasions to end a sequence.
+One wrong label near the top would end a single sequence at once. So there are several starts,
+each further down than the one before, and they share the level between them (Angelopoulos et
+al. 2021, "Learn then Test", section 4.2). A sequence that reaches the next start takes that
+one's share along, and may use the sum from there on (the fallback procedure, Wiens & Dmitrienko
+2005). Steps are of 2 % more hits: finer ones give chance more occasions to end a sequence,
+coarser ones end further from the limit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +27,10 @@ from numpy.typing import NDArray
 
 __all__ = ["Guarantee", "guaranteed_threshold", "labels_needed", "upper_bound"]
 
-SEQUENCES = 4
-STEP = 1.05
+SHARES = (0.4, 0.3, 0.2, 0.1)
+"""Of the level, by start; most at the strictest, which has the fewest labels to go by."""
+
+STEP = 1.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +100,39 @@ def guaranteed_threshold(
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
     wrong = np.cumsum([not pairs[at][1] for at in order])
-    level = (1.0 - confidence) / SEQUENCES
-    first = labels_needed(max_error, 1.0 - level)
-    steps = _steps(scores, first)
-    best = 0
-    for start in sorted({len(steps) * at // SEQUENCES for at in range(SEQUENCES)}):
-        for hits in steps[start:]:
-            if upper_bound(int(wrong[hits - 1]), hits, 1.0 - level) > max_error:
-                break
-            best = max(best, hits)
     total = len(pairs)
+    # All labels in one test need the fewest; it has the whole level.
+    least = labels_needed(max_error, confidence)
+    first = labels_needed(max_error, 1.0 - (1.0 - confidence) * SHARES[0])
+    steps = _steps(scores, min(first, max(total, least)))
+    best, level = 0, 1.0 - confidence
+    for hits, share in _levels(steps, wrong, max_error, 1.0 - confidence):
+        best, level = hits, share
     if not best:
-        more = max(1, first - int(np.searchsorted(wrong, 1)))
+        clean = int(np.searchsorted(wrong, 1))
+        more = max(1, (least if clean == total else first) - clean)
         return Guarantee(None, max_error, confidence, total, 0, 0, 1.0, more)
     errors = int(wrong[best - 1])
     bound = upper_bound(errors, best, 1.0 - level)
     threshold = float(scores[best - 1])
     return Guarantee(threshold, max_error, confidence, total, best, errors, bound, more_labels=0)
+
+
+def _levels(
+    steps: list[int], wrong: NDArray[np.int64], max_error: float, level: float
+) -> Iterator[tuple[int, float]]:
+    """The numbers of hits that pass, strict to loose, each with the level it was tested at."""
+    shares = dict.fromkeys(steps, 0.0)
+    for at, share in enumerate(SHARES if steps else ()):
+        # Where steps are few, one has the shares of several starts.
+        shares[steps[len(steps) * at // len(SHARES)]] += level * share
+    held = 0.0
+    for hits in steps:
+        held += shares[hits]
+        if held > 0.0 and _tail(int(wrong[hits - 1]), hits, max_error) <= held:
+            yield hits, held
+        else:
+            held = 0.0
 
 
 def _steps(scores: NDArray[np.float64], first: int) -> list[int]:
