@@ -21,9 +21,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mneme._core.calibration import Calibration
 
 __all__ = ["Guarantee", "guaranteed_threshold", "labels_needed", "upper_bound"]
 
@@ -31,6 +34,16 @@ SHARES = (0.4, 0.3, 0.2, 0.1)
 """Of the level, by start; most at the strictest, which has the fewest labels to go by."""
 
 STEP = 1.02
+
+
+class Named(Protocol):
+    """What every embedder says of itself, and all that is needed of it here."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +69,40 @@ class Guarantee:
     def hit_rate(self) -> float:
         """The share of the labelled candidates that would be served."""
         return self.hits / self.labels if self.labels else 0.0
+
+    def for_embedder(
+        self,
+        embedder: Named,
+        *,
+        vector_dtype: str = "float32",
+        guarded: bool = False,
+        created_at: float | None = None,
+    ) -> Calibration:
+        """
+        What a cache takes as its threshold, where the scores were cosines of `embedder`.
+
+        Args:
+            guarded: the labels leave out what the guards of the cache refuse.
+            created_at: seconds since the epoch, to be kept with it.
+
+        Raises:
+            ValueError: the threshold is no cosine from 0 to 1.
+        """
+        return Calibration(
+            threshold=self.threshold,
+            target="max_error",
+            limit=self.max_error,
+            confidence=self.confidence,
+            labels=self.labels,
+            hits=self.hits,
+            wrong=self.wrong,
+            upper_bound=None if self.threshold is None else self.bound,
+            embedder_fingerprint=embedder.fingerprint,
+            dim=embedder.dim,
+            vector_dtype=vector_dtype,
+            guarded=guarded,
+            created_at=created_at,
+        )
 
     def __str__(self) -> str:
         if self.threshold is None:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 
 __all__ = ["Pair", "check_pairs", "load_pairs"]
 
-_TRUE = {1, "1", "true", "yes", "same"}
-_FALSE = {0, "0", "false", "no", "different"}
+_TRUE = {1, "1", "1.0", "true", "yes", "same"}
+_FALSE = {0, "0", "0.0", "false", "no", "different"}
 _LABELS = ("y", "same", "same_answer", "label")
 
 
@@ -37,18 +38,22 @@ def load_pairs(path: str | os.PathLike[str]) -> list[Pair]:
 
     Raises:
         ValueError: a line that is not such a pair, with file and line number; two lines that
-            contradict each other; no pair at all.
+            contradict each other; no pair at all; a damaged file.
         OSError: the file cannot be read.
     """
     path = Path(path)
-    raw = path.read_bytes()
-    data = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as exc:
+            raise ValueError(f"{path}: not a whole gzip file ({exc}). Nothing was loaded.") from exc
     name = path.name.removesuffix(".gz")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise ValueError(f"{path}: not UTF-8 at byte {exc.start}. Save it as UTF-8.") from exc
-    rows = _csv_rows(text) if name.endswith((".csv", ".tsv")) else _json_rows(path, text)
+    rows = _csv_rows(path, text) if name.endswith((".csv", ".tsv")) else _json_rows(path, text)
     pairs: list[Pair] = []
     seen: dict[frozenset[str], tuple[int, bool]] = {}
     for line, row in rows:
@@ -85,7 +90,8 @@ def check_pairs(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Pair]]:
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    for line, content in enumerate(text.splitlines(), start=1):
+    # Not `splitlines`: JSON may hold other line ends, as U+2028, inside its texts.
+    for line, content in enumerate(text.split("\n"), start=1):
         if content.strip():
             try:
                 yield line, json.loads(content)
@@ -93,10 +99,30 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
                 raise ValueError(f"{path}:{line}: not JSON ({exc}). Nothing was loaded.") from exc
 
 
-def _csv_rows(text: str) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if "\t" in text[:200] else ",")
-    for row in reader:
-        yield reader.line_num, row
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        columns = set(reader.fieldnames or ())
+        if text.strip() and (not {"a", "b"} <= columns or columns.isdisjoint(_LABELS)):
+            raise ValueError(
+                f"{path}:1: the first line names the columns {sorted(columns)}; it must name "
+                f"a, b and one of {', '.join(_LABELS)}. Nothing was loaded."
+            )
+        # A text may go over several lines: a row is named by its first.
+        line = reader.line_num + 1
+        for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"{path}:{line}: more values than columns. Put texts that hold "
+                    f"{delimiter!r} in quotes. Nothing was loaded."
+                )
+            yield line, row
+            line = reader.line_num + 1
+    except csv.Error as exc:
+        raise ValueError(f"{path}:{line}: not CSV ({exc}). Nothing was loaded.") from exc
 
 
 def _pair(path: Path, line: int, row: Any) -> Pair:
@@ -108,7 +134,7 @@ def _pair(path: Path, line: int, row: Any) -> Pair:
     label = next((row[name] for name in _LABELS if row.get(name) is not None), None)
     if isinstance(label, str):
         label = label.strip().lower()
-    if not isinstance(label, (str, int)) or label not in _TRUE | _FALSE:
+    if not isinstance(label, (str, int, float)) or label not in _TRUE | _FALSE:
         raise ValueError(
             f"{path}:{line}: the label is {label!r}; it must be true or false, 1 or 0, in one of "
             f"{', '.join(_LABELS)}. Nothing was loaded."

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mneme._core.ports import embeds_async
+from mneme._core.calibration import Calibration
 from mneme._core.settings import check_threshold
-from mneme._core.vectors import as_unit, as_units
 from mneme.calibrate.pairs import Pair
+from mneme.calibrate.score import Progress, similarities
 from mneme.types import Embedder
 
 __all__ = [
@@ -20,13 +19,9 @@ __all__ = [
     "CurvePoint",
     "find_threshold",
     "precision_recall_curve",
-    "similarities",
 ]
 
 TextPairs = Iterable[tuple[str, str] | Pair]
-Progress = Callable[[int, int], object]
-
-BATCH = 64
 DEFAULT_GRID = tuple(round(0.5 + at / 200, 3) for at in range(100))
 
 
@@ -38,14 +33,17 @@ class CurvePoint:
     precision: float
     recall: float
     f1: float
+    hits: int = 0
+    wrong: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationResult:
     """
-    The chosen threshold and how it was chosen; pass it as ``similarity_threshold=``.
+    The chosen threshold and how it was chosen.
 
-    ``fingerprint`` names the embedder that it holds for: no other one.
+    ``fingerprint`` names the embedder that it holds for: no other one. ``calibration`` is the
+    same as a record that can be kept, and that a cache of another embedder refuses.
     """
 
     threshold: float
@@ -55,6 +53,7 @@ class CalibrationResult:
     pr_curve: tuple[CurvePoint, ...]
     fingerprint: str = ""
     vector_dtype: str = "float32"
+    calibration: Calibration | None = field(default=None, repr=False)
 
     def __float__(self) -> float:
         return self.threshold
@@ -70,6 +69,7 @@ def find_threshold(
     grid: Sequence[float] | None = None,
     vector_dtype: Literal["float32"] = "float32",
     progress: Progress | None = None,
+    created_at: float | None = None,
 ) -> CalibrationResult:
     """
     The threshold of `grid` with the best `target_metric` that keeps both minima.
@@ -80,6 +80,7 @@ def find_threshold(
         embedder: sync; the one that the cache will use.
         grid: thresholds to try; default: 0.5 to 0.995 in steps of 0.005.
         progress: called with (texts embedded, texts in all).
+        created_at: seconds since the epoch, to be kept in ``calibration``.
 
     Raises:
         ValueError: pairs of one kind are missing, a value is out of range, or no threshold
@@ -93,9 +94,8 @@ def find_threshold(
     for name, share in (("min_precision", min_precision), ("min_recall", min_recall)):
         if share is not None and not 0.0 <= share <= 1.0:
             raise ValueError(f"{name} must be between 0 and 1, got {share!r}.")
-    curve = precision_recall_curve(
-        paraphrase_pairs, distractor_pairs, embedder, grid, progress=progress
-    )
+    same, other = list(paraphrase_pairs), list(distractor_pairs)
+    curve = precision_recall_curve(same, other, embedder, grid, progress=progress)
     fit = [
         point
         for point in curve
@@ -118,6 +118,20 @@ def find_threshold(
         curve,
         embedder.fingerprint,
         vector_dtype,
+        Calibration(
+            threshold=chosen.threshold,
+            target=target_metric,
+            limit={"precision": min_precision, "recall": min_recall}.get(target_metric),
+            confidence=None,
+            labels=len(same) + len(other),
+            hits=chosen.hits,
+            wrong=chosen.wrong,
+            upper_bound=None,
+            embedder_fingerprint=embedder.fingerprint,
+            dim=embedder.dim,
+            vector_dtype=vector_dtype,
+            created_at=created_at,
+        ),
     )
 
 
@@ -152,36 +166,8 @@ def precision_recall_curve(
         recall = served / len(right)
         total = precision + recall
         f1 = 2 * precision * recall / total if total else 0.0
-        points.append(CurvePoint(threshold, precision, recall, f1))
+        points.append(CurvePoint(threshold, precision, recall, f1, served + false, false))
     return tuple(points)
-
-
-def similarities(
-    pairs: Sequence[tuple[str, str]], embedder: Embedder, *, progress: Progress | None = None
-) -> NDArray[np.float64]:
-    """
-    The cosine of each pair, shape ``(len(pairs),)``; every text is embedded once.
-
-    Raises:
-        TypeError: the embedder is async.
-    """
-    if embeds_async(embedder):
-        raise TypeError("calibration needs a sync embedder. Wrap it with to_sync_embedder.")
-    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-    rows: list[NDArray[np.float32]] = []
-    embed_batch = getattr(embedder, "embed_batch", None)
-    for at in range(0, len(texts), BATCH):
-        chunk = texts[at : at + BATCH]
-        if embed_batch is not None:
-            rows += as_units(embed_batch(chunk), len(chunk), embedder.dim)
-        else:
-            rows += [as_unit(embedder.embed(text), embedder.dim) for text in chunk]
-        if progress is not None:
-            progress(len(rows), len(texts))
-    places = {text: row for row, text in enumerate(texts)}
-    matrix = np.array(rows, dtype=np.float64)
-    left, right = matrix[[places[a] for a, _ in pairs]], matrix[[places[b] for _, b in pairs]]
-    return np.asarray(np.einsum("ij,ij->i", left, right))
 
 
 def _texts(pairs: TextPairs) -> list[tuple[str, str]]:

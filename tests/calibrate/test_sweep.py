@@ -1,18 +1,12 @@
-"""Thresholds are found on labelled pairs, and bad files are named by line."""
+"""The best threshold of a grid is found on labelled pairs."""
 
 from __future__ import annotations
-
-import gzip
-from pathlib import Path
 
 import pytest
 
 from mneme import to_async_embedder
 from mneme.calibrate import (
-    Pair,
-    check_pairs,
     find_threshold,
-    load_pairs,
     precision_recall_curve,
     similarities,
 )
@@ -39,6 +33,19 @@ def test_the_best_threshold_parts_the_two_kinds() -> None:
     assert cosines[3:].max() < found.threshold <= cosines[:3].min()
     assert found.fingerprint == embedder.fingerprint
     assert float(found) == found.threshold
+
+
+def test_it_leads_to_a_calibration_for_the_cache() -> None:
+    """The record names target, counts and embedder, and says that nothing is promised."""
+    embedder = HashEmbedder()
+    found = find_threshold(SAME, iter(OTHER), embedder, "precision", 0.9, created_at=1.5)
+    made = found.calibration
+    assert made is not None
+    assert made.threshold_for(embedder.fingerprint, embedder.dim) == found.threshold
+    assert (made.target, made.limit, made.confidence) == ("precision", 0.9, None)
+    assert (made.labels, made.hits - made.wrong) == (6, round(found.recall * 3))
+    assert made.precision == pytest.approx(found.precision)
+    assert made.created_at == 1.5
 
 
 def test_minima_are_kept_or_refused_with_what_can_be_had() -> None:
@@ -91,52 +98,3 @@ def test_pairs_of_one_kind_are_not_enough(pairs: tuple[list[tuple[str, str]], ..
     """Without pairs of both kinds there is nothing to weigh."""
     with pytest.raises(ValueError, match="pairs of both kinds"):
         find_threshold(*pairs, HashEmbedder())
-
-
-@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz", "pairs.csv"])
-def test_pairs_are_loaded_from_files(name: str, tmp_path: Path) -> None:
-    """JSON Lines and CSV, packed or not, give the same pairs."""
-    path = tmp_path / name
-    text = '{"a": "x", "b": "y", "y": 1}\n\n{"a": "x", "b": "z", "same_answer": false}\n'
-    if name.endswith(".csv"):
-        text = "a,b,same\nx,y,yes\nx,z,0\n"
-    data = text.encode()
-    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    assert load_pairs(path) == [Pair("x", "y", True), Pair("x", "z", False)]
-    assert check_pairs(load_pairs(path)) == ([Pair("x", "y", True)], [Pair("x", "z", False)])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"a": "x", "b": "y", "y": 1}\nnot json\n', r"pairs\.jsonl:2: not JSON"),
-        ('{"a": "x", "b": 3, "y": 1}\n', r":1: a and b must be text"),
-        ('{"a": "x", "b": "y"}\n', r":1: the label is None"),
-        ('{"a": "x", "b": "y", "y": 0.5}\n', r":1: the label is 0\.5"),
-        ("[1, 2]\n", r":1: expected an object"),
-        ('{"a": "x", "b": "y", "y": 1}\n{"a": "y", "b": "x", "y": 0}\n', "label in line 1"),
-        ("\n", "there is no pair in it"),
-    ],
-)
-def test_bad_lines_are_named(text: str, message: str, tmp_path: Path) -> None:
-    """File and line number say where a label file is wrong."""
-    path = tmp_path / "pairs.jsonl"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        load_pairs(path)
-
-
-def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
-    """Bytes that are no text are refused with their place."""
-    path = tmp_path / "pairs.jsonl"
-    path.write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(ValueError, match="not UTF-8 at byte 7"):
-        load_pairs(path)
-
-
-def test_one_sided_labels_are_refused() -> None:
-    """All the same, or all different, is nothing to learn a threshold from."""
-    with pytest.raises(ValueError, match="labelled as different"):
-        check_pairs([Pair("a", "b", True)])
-    with pytest.raises(ValueError, match="labelled as the same"):
-        check_pairs([Pair("a", "b", False)])

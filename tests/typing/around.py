@@ -6,17 +6,25 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from datetime import timedelta
 from typing import Any, assert_type
 
-from mneme import MemoryStore, SemanticCache, asgi, guards, wsgi
+from mneme import MemoryStore, SemanticCache, asgi, guards, to_async_embedder, wsgi
 from mneme.calibrate import (
+    Calibration,
     CalibrationResult,
     CurvePoint,
     Guarantee,
+    HitCurve,
     Pair,
+    Progress,
+    ScoredPairs,
+    ascore_pairs,
     check_pairs,
+    choose_threshold,
     find_threshold,
     guaranteed_threshold,
+    hit_curve,
     labels_needed,
     precision_recall_curve,
+    score_pairs,
     upper_bound,
 )
 from mneme.prompts import Asked, Extractor, Request, Route, json_field, openai_chat, query_param
@@ -96,3 +104,17 @@ def calibrate(pairs: list[Pair]) -> None:
     assert_type(promised.threshold, float | None)
     assert_type(labels_needed(0.02, 0.95), int)
     assert_type(upper_bound(0, 59, 0.95), float)
+    seen: list[int] = []
+    progress: Progress = lambda done, total: seen.append(total - done)  # noqa: E731
+    scored = score_pairs(pairs, HashEmbedder(), guards=guards.DEFAULT_GUARDS, progress=progress)
+    assert_type(scored, ScoredPairs)
+    assert_type(hit_curve(scored), HitCurve)
+    record = choose_threshold(scored, max_error=0.01, confidence=0.9, created_at=0.0)
+    assert_type(record, Calibration)
+    assert_type(record.threshold_for("a:model", 8), float)
+    assert_type(Calibration.from_json(record.to_json()), Calibration)
+    assert_type(promised.for_embedder(HashEmbedder()), Calibration)
+
+
+async def calibrate_async(pairs: list[Pair]) -> None:
+    assert_type(await ascore_pairs(pairs, to_async_embedder(HashEmbedder())), ScoredPairs)
