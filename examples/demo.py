@@ -240,6 +240,9 @@ def layer_of(outcome: Hit | Miss) -> str | None:
 
 def told_layer(cache_status: str) -> str | None:
     """From ``mneme; hit; detail=semantic`` (RFC 9211) to ``semantic``."""
+    if cache_status.endswith("; collapsed"):
+        # Got the answer to an equal question that was on its way, which counts as a hit.
+        return "exact"
     return cache_status.partition("detail=")[2] if "; hit;" in cache_status else None
 
 

@@ -15,13 +15,15 @@ from typing import TypeAlias
 from mneme import context
 from mneme._core.core import core_of
 from mneme._core.http.exchange import Forward, cache_status, forward_of, hit_fields, is_objected_to
+from mneme._core.http.fields import Fields
 from mneme._core.http.gateway import (
     Gateway,
-    Recorded,
+    Outcome,
     check_namespace_setting,
     log_failure,
     namespace_for,
 )
+from mneme._core.http.recorded import Followed, Recorded
 from mneme._core.http.recording import StoredResponse
 from mneme._core.http.routes import Extractor, Route
 from mneme._core.http.scope import (
@@ -130,7 +132,7 @@ class SemanticCacheMiddleware:
     async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stored answer, or have the application answer, with a recording beside."""
         gateway = self._gateway
-        outcome: Hit | Recorded | Forward = "bypass"
+        outcome: Outcome = "bypass"
         replay: list[Message] = []
         if not is_objected_to(fields_of(scope["headers"])):
             body, replay = await read_body(receive, gateway.max_request_bytes)
@@ -141,9 +143,25 @@ class SemanticCacheMiddleware:
             await _send_hit(outcome, send, is_head=scope["method"] == "HEAD")
         elif isinstance(outcome, Recorded):
             teed = _Teed(gateway, self._port, outcome, replayed(replay, receive), send)
-            await self.app(plain(scope), teed.receive, teed.send)
+            with outcome.leading():
+                await self.app(plain(scope), teed.receive, teed.send)
+        elif isinstance(outcome, Followed):
+            await self._pass_on(outcome, send)
         else:
             await self.app(scope, replayed(replay, receive), _telling(outcome, send))
+
+    async def _pass_on(self, followed: Followed, send: Send) -> None:
+        """Send another request's answer, as it comes."""
+        headers = _raw(followed.headers)
+        try:
+            await send(
+                {"type": "http.response.start", "status": followed.status, "headers": headers}
+            )
+            while (chunk := await self._gateway.next_chunk(self._port, followed)) is not None:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            followed.leave()
 
 
 class NamespaceMiddleware:
@@ -188,42 +206,60 @@ class _Teed:
         self._receive = receive
         self._send = send
         self._has_ended = False
+        self._gone: Exception | None = None
 
     async def receive(self) -> Message:
         message = await self._receive()
         # Servers also say it once all is sent; then it means nothing.
         if message["type"] == "http.disconnect" and not self._has_ended:
-            self._recorded.recording.drop()
+            self._recorded.drop()
+            if self._recorded.lead is not None:
+                # Others still listen to this answer: its client is not missed before they go.
+                relay = self._recorded.lead.relay
+                await self._port.woken(relay.join_idle, relay.leave_idle)
         return message
 
     async def send(self, message: Message) -> None:
-        kind, recording = message["type"], self._recorded.recording
+        kind, recorded = message["type"], self._recorded
         if kind == "http.response.start":
-            message = _told(message, forward_of(self._recorded.miss))
+            message = _told(message, forward_of(recorded.miss))
             now = self._gateway.core.clock()
-            recording.start(message["status"], fields_of(message["headers"][:-1]), now=now)
+            recorded.start(message["status"], fields_of(message["headers"][:-1]), now=now)
             if message.get("trailers"):
-                recording.drop()
+                recorded.drop()
         elif kind == "http.response.body":
-            recording.add(message.get("body", b""))
+            recorded.add(message.get("body", b""))
             self._has_ended = not message.get("more_body", False)
+            if self._has_ended:
+                recorded.end()
         elif kind in PAST_THE_BODY:
-            recording.drop()
+            recorded.drop()
         try:
-            await self._send(message)
+            await self._send_on(message)
         except BaseException as exc:
             # The server said that the client has gone; or the answer was cut off within. With
             # its last message under way it is whole: some servers tell of the end before they
             # return, and applications that listen for it cancel themselves there.
             is_cancelled = not isinstance(exc, Exception | GeneratorExit)
             if not (self._has_ended and is_cancelled):
-                recording.drop()
+                recorded.drop()
             raise
         finally:
             # Not when the application returns: its background tasks may take long.
             if self._has_ended:
                 with _deadline(None, shield=True):
-                    await self._gateway.keep(self._port, self._recorded)
+                    await self._gateway.keep(self._port, recorded)
+
+    async def _send_on(self, message: Message) -> None:
+        """To the server; once the client has left, to those alone who follow."""
+        try:
+            if self._gone is None:
+                await self._send(message)
+        except Exception as exc:
+            self._recorded.drop()
+            self._gone = exc
+        if self._gone is not None and (self._has_ended or not self._recorded.has_followers):
+            raise self._gone
 
 
 async def _opened(around: ExitStack, namespace: Namespace | None, scope: Scope) -> Exception | None:
@@ -256,13 +292,14 @@ def _told(start: Message, why: Forward) -> Message:
 
 async def _send_hit(hit: Hit, send: Send, *, is_head: bool) -> None:
     response: StoredResponse = hit.response
-    headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in (*response.headers, *hit_fields(hit))
-    ]
+    headers = _raw((*response.headers, *hit_fields(hit)))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     chunks = () if is_head else response.chunks
     for chunk in chunks[:-1]:
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
     last = chunks[-1] if chunks else b""
     await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+def _raw(headers: Fields) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from contextvars import Context, copy_context
 from datetime import timedelta
 from http import HTTPStatus
+from threading import get_ident
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -21,11 +23,12 @@ from mneme._core.http.environ import fields_of, path_of, read_body, request_of
 from mneme._core.http.exchange import Forward, cache_status, forward_of, hit_fields, is_objected_to
 from mneme._core.http.gateway import (
     Gateway,
-    Recorded,
+    Outcome,
     check_namespace_setting,
     log_failure,
     namespace_for,
 )
+from mneme._core.http.recorded import Followed, Recorded
 from mneme._core.http.recording import StoredResponse
 from mneme._core.http.routes import Extractor, Route
 from mneme._core.ports import BlockingPort, drive, embeds_async
@@ -141,18 +144,27 @@ class SemanticCacheMiddleware:
         """The stored answer, or the application's, with a recording beside."""
         # An empty context is falsy.
         within = copy_context() if within is None else within
-        outcome: Hit | Recorded | Forward = "bypass"
+        outcome: Outcome = "bypass"
         body = None
         if not is_objected_to(fields_of(environ)):
             body = read_body(environ, self._gateway.max_request_bytes)
         if body is not None:
-            asked = self._gateway.look(self._port, request_of(environ, body), route)
+            asked = self._gateway.look(
+                self._port,
+                request_of(environ, body),
+                route,
+                place=get_ident(),
+                # A thread that answers two requests by turns would wait for itself.
+                may_follow=lambda place: place != get_ident(),
+            )
             outcome = within.run(drive, asked)
         if isinstance(outcome, Hit):
             return _send_hit(outcome, start_response, is_head=environ["REQUEST_METHOD"] == "HEAD")
         if isinstance(outcome, Recorded):
             tee = _Tee(self._gateway, self._port, outcome, within)
             return tee.answer(self.app, environ, start_response)
+        if isinstance(outcome, Followed):
+            return _Passed(self._gateway, self._port, outcome, start_response)
         return _run(within, self.app, environ, _telling(outcome, start_response))
 
 
@@ -214,39 +226,54 @@ class _Tee:
     def __init__(
         self, gateway: Gateway, port: BlockingPort, recorded: Recorded, within: Context
     ) -> None:
-        self.recording = recorded.recording
+        self.recorded = recorded
         self._gateway = gateway
         self._port = port
-        self._recorded = recorded
         self._within = within
         self._file: object = None
+        self._leading = recorded.leading()
 
     def answer(self, app: App, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         seen = {key: value for key, value in environ.items() if key != "HTTP_ACCEPT_ENCODING"}
         if FILES in seen:
             seen[FILES] = self._wrapping(seen[FILES])
-        body = self._within.run(app, seen, self._starting(start_response))
-        # The server may have a faster way with its own files than to iterate over them.
-        return body if body is self._file else _TeedSteps(self, self._within, body)
+        self._within.run(self._leading.__enter__)
+        try:
+            body = self._within.run(app, seen, self._starting(start_response))
+        except BaseException as exc:
+            self.end(exc)
+            raise
+        if body is self._file:
+            # The server may have a faster way with its own files than to iterate over them.
+            self.end()
+            return body
+        return _TeedSteps(self, self._within, body)
 
     def keep(self) -> None:
         """Store what was recorded, now that it has gone out."""
-        self._within.run(drive, self._gateway.keep(self._port, self._recorded))
+        self._within.run(drive, self._gateway.keep(self._port, self.recorded))
+
+    def end(self, exc: BaseException | None = None) -> None:
+        """Nothing more will come; an answer that has not ended by now has broken off."""
+        if exc is not None:
+            self.recorded.drop()
+        with suppress(Exception):
+            self._within.run(self._leading.__exit__, None if exc is None else type(exc), exc, None)
 
     def _starting(self, start_response: StartResponse) -> StartResponse:
-        telling = _telling(forward_of(self._recorded.miss), start_response)
+        telling = _telling(forward_of(self.recorded.miss), start_response)
 
         def start(status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
             number = int(status[:3]) if status[:3].isdigit() else 0
-            self.recording.start(number, headers, now=self._gateway.core.clock())
+            self.recorded.start(number, headers, now=self._gateway.core.clock())
             if exc_info is None:
                 write = telling(status, headers)
             else:
-                self.recording.drop()
+                self.recorded.drop()
                 write = telling(status, headers, exc_info)
 
             def recorded_write(chunk: bytes) -> object:
-                self.recording.add(chunk)
+                self.recorded.add(chunk)
                 return write(chunk)
 
             return recorded_write
@@ -255,7 +282,7 @@ class _Tee:
 
     def _wrapping(self, wrapper: Callable[..., Any]) -> Callable[..., Any]:
         def wrap(*args: Any) -> Any:
-            self.recording.drop()
+            self.recorded.drop()
             self._file = wrapper(*args)
             return self._file
 
@@ -268,6 +295,7 @@ class _TeedSteps(_Steps):
     def __init__(self, tee: _Tee, within: Context, body: Iterable[bytes]) -> None:
         super().__init__(within, body)
         self._tee = tee
+        self._is_over = False
 
     def __next__(self) -> bytes:
         try:
@@ -275,10 +303,66 @@ class _TeedSteps(_Steps):
         except StopIteration:
             # The server asks for more, so it has sent all there was. In `close` it would be
             # known as well, but test clients often leave that out.
-            self._tee.keep()
+            if not self._is_over:
+                self._is_over = True
+                self._tee.keep()
+                self._tee.end()
             raise
-        self._tee.recording.add(chunk)
+        except BaseException as exc:
+            self._is_over = True
+            self._tee.end(exc)
+            raise
+        self._tee.recorded.add(chunk)
         return chunk
+
+    def close(self) -> None:
+        if not self._is_over:
+            self._tee.recorded.drop()
+            self._go_on_for_followers()
+            self._is_over = True
+            self._tee.end()
+        super().close()
+
+    def _go_on_for_followers(self) -> None:
+        # The client has left. This thread is the only one in which the application can go on.
+        with suppress(Exception):
+            while self._tee.recorded.has_followers and not self._is_over:
+                next(self, None)
+
+    def __del__(self) -> None:
+        # A server that closes nothing must not leave others waiting.
+        if not self._is_over:
+            self._tee.recorded.cut()
+
+
+class _Passed:
+    """Another request's answer, as it comes."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        port: BlockingPort,
+        followed: Followed,
+        start_response: StartResponse,
+    ) -> None:
+        self._gateway = gateway
+        self._port = port
+        self._followed = followed
+        start_response(_status_line(followed.status), list(followed.headers))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = drive(self._gateway.next_chunk(self._port, self._followed))
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        self._followed.leave()
+
+    __del__ = close
 
 
 def _opened(
@@ -332,9 +416,12 @@ def _telling(why: Forward, start_response: StartResponse) -> StartResponse:
 
 def _send_hit(hit: Hit, start_response: StartResponse, *, is_head: bool) -> Iterable[bytes]:
     response: StoredResponse = hit.response
-    try:
-        phrase = HTTPStatus(response.status).phrase
-    except ValueError:
-        phrase = "Stored"
-    start_response(f"{response.status} {phrase}", [*response.headers, *hit_fields(hit)])
+    start_response(_status_line(response.status), [*response.headers, *hit_fields(hit)])
     return [] if is_head else list(response.chunks)
+
+
+def _status_line(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"{status} Stored"

@@ -28,6 +28,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "guards": (("guards",), ("words", "pure")),
     "indexes": (("indexes",), ("words",)),
     "flights": (("_core.flights",), ("words", "pure")),
+    "relay": (("_core.http.relay", "_core.http.recorded"), ("words", "pure", "flights")),
     "core": (
         (
             "_core.core",
@@ -45,7 +46,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "embedders": (("embedders",), ("words", "pure", "ports")),
     "prompts": (("prompts",), ("words", "pure")),
 }
-LAYERS["calls"] = (("_core.calls", "_core.http.gateway"), tuple(LAYERS))
+LAYERS["calls"] = (("_core.calls", "_core.http.gateway"), (*LAYERS, "relay"))
 LAYERS["cache"] = (("cache",), tuple(LAYERS))
 # Side by side on the cache, and blind to each other.
 LAYERS |= {

@@ -33,12 +33,16 @@ _leading: ContextVar[tuple[Flight, ...]] = ContextVar("mneme_leading", default=(
 
 
 class Flight:
-    """One running call. ``ending`` is set exactly once, by `Flights.land`."""
+    """
+    One running call. ``ending`` is set exactly once, by `Flights.land`; ``shared`` is what
+    its leader shows to followers while it runs.
+    """
 
-    __slots__ = ("awaits", "ending", "found", "identity", "wakers")
+    __slots__ = ("awaits", "ending", "found", "identity", "shared", "wakers")
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, shared: object = None) -> None:
         self.identity = identity
+        self.shared = shared
         self.ending: Ending | None = None
         self.found: Hit | Miss | None = None
         self.wakers: list[Callable[[], object]] = []
@@ -55,7 +59,9 @@ class Flights:
     def __len__(self) -> int:
         return len(self._open)
 
-    def board(self, identity: Identity, *, may_wait: bool = True) -> tuple[Flight | None, bool]:
+    def board(
+        self, identity: Identity, *, may_wait: bool = True, shared: object = None
+    ) -> tuple[Flight | None, bool]:
         """
         ``(flight, True)`` to lead it, ``(flight, False)`` to follow it, ``(None, False)`` to
         call through, because waiting could be for oneself.
@@ -63,7 +69,7 @@ class Flights:
         with self._lock:
             flight = self._open.get(identity)
             if flight is None:
-                flight = self._open[identity] = Flight(identity)
+                flight = self._open[identity] = Flight(identity, shared)
                 return flight, True
             if not may_wait or self._would_wait_for_itself(flight):
                 return None, False

@@ -41,6 +41,8 @@ __all__ = [
 
 T = TypeVar("T")
 Job = Callable[[], Coroutine[Any, Any, object]]
+Join = Callable[[Callable[[], object]], bool]
+Leave = Callable[[Callable[[], object]], object]
 
 INLINE_FLOATS = 1_000_000
 """A search that reads more than this (about 100 µs of memory traffic) leaves the loop."""
@@ -113,12 +115,18 @@ class BlockingPort:
         return _within(seconds, function, *args)
 
     async def follow(self, flight: Flight) -> None:
-        landed = threading.Event()
-        if self.core.flights.join(flight, landed.set):
+        flights = self.core.flights
+        await self.woken(partial(flights.join, flight), partial(flights.leave, flight))
+
+    async def woken(self, join: Join, leave: Leave) -> None:
+        """Wait until the waker that `join` took is called; then `leave`."""
+        woken = threading.Event()
+        wake = woken.set
+        if join(wake):
             try:
-                landed.wait()
+                woken.wait()
             finally:
-                self.core.flights.leave(flight, landed.set)
+                leave(wake)
 
     @property
     def has_crew(self) -> bool:
@@ -204,7 +212,11 @@ class LoopPort:
 
     async def follow(self, flight: Flight) -> None:
         flights = self.core.flights
-        await _woken(partial(flights.join, flight), partial(flights.leave, flight))
+        await self.woken(partial(flights.join, flight), partial(flights.leave, flight))
+
+    async def woken(self, join: Join, leave: Leave) -> None:
+        """Suspend until the waker that `join` took is called; then `leave`."""
+        await _woken(join, leave)
 
     @property
     def has_crew(self) -> bool:

@@ -101,16 +101,18 @@ class ByHand:
         messages: Sequence[Message] | None = None,
         answer: Answer | None = None,
         on_send: Callable[[Message], Awaitable[None]] | None = None,
+        leaves: anyio.Event | None = None,
         **scope: Any,
     ) -> Answer:
         """
         One request. `messages` are those of its body, where it is not to come in one piece;
-        `on_send` sees each message of the response before it is taken down.
+        `on_send` sees each message of the response before it is taken down; the server tells
+        of a disconnect once `leaves` is set, else when the response has ended.
         """
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         pending = list(messages or [{"type": "http.request", "body": raw, "more_body": False}])
         answer = answer if answer is not None else Answer()
-        has_ended = anyio.Event()
+        has_ended = anyio.Event() if leaves is None else leaves
 
         async def receive() -> Message:
             await anyio.lowlevel.checkpoint()

@@ -20,6 +20,7 @@ from mneme._core.messages import Asked
 from mneme.records import Hit, Miss, Partition
 
 __all__ = [
+    "COLLAPSED",
     "Forward",
     "Question",
     "cache_status",
@@ -44,6 +45,9 @@ UNSEEN = "accept-encoding"
 
 CONDITIONS = ("range", "if-range", "if-match", "if-none-match", "if-modified-since",
               "if-unmodified-since")  # fmt: skip
+
+COLLAPSED = "mneme; fwd=miss; collapsed"
+"""What ``Cache-Status`` says of a request that was given another's response (RFC 9211 §2.6)."""
 
 PROMPT = b"prompt"
 """Stands where the prompt was: no JSON and no text has a value of this type."""

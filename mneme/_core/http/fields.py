@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
-__all__ = ["PERSONAL", "Fields", "directives", "listed", "replayable", "tells_who", "values_of"]
+__all__ = ["PERSONAL", "Fields", "directives", "is_streamed", "listed", "replayable", "tells_who",
+           "values_of"]  # fmt: skip
 
 Fields: TypeAlias = tuple[tuple[str, str], ...]
 """Header fields in their order, duplicates kept; values as Latin-1 text."""
@@ -61,6 +62,16 @@ def replayable(headers: Fields) -> Fields:
         for name, value in headers
         if name.lower() not in dropped and not name.lower().startswith(_PREFIXES)
     )
+
+
+def is_streamed(headers: Fields) -> bool:
+    """
+    Whether the parts of a response are of use before its end: its length is not told, and it
+    is no JSON, which nobody reads in parts.
+    """
+    media_type = next(iter(values_of(headers, "content-type")), "").partition(";")[0].strip()
+    is_json = media_type.lower() == "application/json" or media_type.lower().endswith("+json")
+    return not (is_json or values_of(headers, "content-length"))
 
 
 def tells_who(name: str) -> bool:

@@ -1,7 +1,7 @@
 """
-What both middlewares do between a request and its response: ask, tell why not, keep.
+What middlewares and transports do between a request and its response: ask, follow, keep.
 
-The steps are the flow's, over a port: the ASGI shell awaits them, the WSGI shell drives them.
+The steps are the flow's, over a port: async shells await them, sync shells drive them.
 Nothing here may turn a request that the application would answer into an error.
 """
 
@@ -11,11 +11,13 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 from mneme import context
 from mneme._core import flow
 from mneme._core.core import DEFAULT_NAMESPACE, Core
+from mneme._core.flights import Flight
 from mneme._core.freshness import as_seconds
 from mneme._core.http.exchange import (
     Forward,
@@ -24,7 +26,9 @@ from mneme._core.http.exchange import (
     unkeyed,
     wants_fresh,
 )
-from mneme._core.http.recording import Recording, ResponseCodec
+from mneme._core.http.recorded import Followed, Recorded
+from mneme._core.http.recording import Recording, ResponseCodec, StoredResponse
+from mneme._core.http.relay import Lead, Relay
 from mneme._core.http.request import Request
 from mneme._core.http.routes import Route, Routes
 from mneme._core.keys import Ask, NoStableForm, Unaskable, check_namespace
@@ -32,7 +36,7 @@ from mneme._core.settings import check_count
 from mneme.errors import NamespaceRequiredError
 from mneme.records import Hit, Miss, Terms
 
-__all__ = ["Gateway", "Namespace", "Recorded", "check_namespace_setting", "log_failure",
+__all__ = ["Gateway", "Namespace", "Outcome", "check_namespace_setting", "log_failure",
            "namespace_for"]  # fmt: skip
 
 log = logging.getLogger("mneme")
@@ -41,6 +45,17 @@ Namespace = str | Callable[[Any], Any] | None
 """A namespace, or who tells it from an ASGI scope or a WSGI environ."""
 
 MAX_LEARNED_FIELDS = 16
+
+
+class Port(flow.Port, Protocol):
+    """As the flow's, and how to wait for a response that another request is getting."""
+
+    async def woken(
+        self,
+        join: Callable[[Callable[[], object]], bool],
+        leave: Callable[[Callable[[], object]], object],
+    ) -> None: ...
+
 
 NOT_RECORDED = ("bypass", "embedder_failed")
 """Misses that are not filled: an embedder that is down would be waited for a second time."""
@@ -86,15 +101,13 @@ def log_failure(why: Exception) -> None:
     log.log(level, "the namespace resolver failed, going on without any cache: %s", why)
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """A request that missed, and the recording of the response that it gets instead."""
+Outcome: TypeAlias = Hit | Recorded | Followed | Forward
+"""A stored answer, a recording to fill, another's answer to pass on, or why none of these."""
 
-    miss: Miss
-    request: Request
-    route: Route
-    fields: frozenset[str]
-    recording: Recording
+
+def anybody(place: object) -> bool:
+    """Whom to follow where it does not matter where the leader runs."""
+    return True
 
 
 class Gateway:
@@ -148,9 +161,20 @@ class Gateway:
         self.core.tally.failed_open(part, name, why, self.core.clock())
 
     async def look(
-        self, port: flow.Port, request: Request, route: Route
-    ) -> Hit | Recorded | Forward:
-        """The stored answer, a recording to fill, or why the cache stays out of it."""
+        self,
+        port: Port,
+        request: Request,
+        route: Route,
+        *,
+        place: object = None,
+        may_follow: Callable[[object], bool] = anybody,
+    ) -> Outcome:
+        """
+        The stored answer, that of an equal request on its way, a recording to fill, or why
+        the cache stays out of it.
+
+        `may_follow` is asked about the `place` that a leader gave.
+        """
         fields = self._learned.get(route, frozenset())
         try:
             ask = self._ask(request, route, fields)
@@ -162,32 +186,136 @@ class Gateway:
             return "bypass"
         if ask is None:
             return "bypass"
+        asked = _Asked(ask, request, route, fields)
         try:
-            if wants_fresh(request.headers) and context.current_mode.get() == "serve":
-                with context.refresh():
-                    outcome = await flow.look(port, ask)
-            else:
-                outcome = await flow.look(port, ask)
+            if context.current_mode.get() == "serve":
+                if wants_fresh(request.headers):
+                    with context.refresh():
+                        return await self._alone(port, asked)
+                if request.method != "HEAD":
+                    return await self._together(port, asked, place, may_follow)
+            return await self._alone(port, asked)
         except Exception as exc:
             self.failed("lookup", exc)
             return "bypass"
-        if isinstance(outcome, Hit):
-            return outcome
-        if outcome.reason in NOT_RECORDED or request.method == "HEAD":
-            return forward_of(outcome)
-        recording = Recording(route, max_bytes=self._max_response_bytes)
-        return Recorded(outcome, request, route, fields, recording)
 
-    async def keep(self, port: flow.Port, recorded: Recorded) -> bool:
+    async def _alone(self, port: Port, asked: _Asked, vector: Any = None) -> Outcome:
+        return self._outcome(asked, await flow.look(port, asked.ask, vector))
+
+    async def _together(
+        self, port: Port, asked: _Asked, place: object, may_follow: Callable[[object], bool]
+    ) -> Outcome:
+        """As `_alone`, unless an equal request is on its way: then its answer."""
+        core, ask = self.core, asked.ask
+        # What memory answers at once needs no flight.
+        while core.recall(ask) is None:
+            relay = Relay(self._max_response_bytes, place)
+            flight, leads = core.flights.board(ask.identity, may_wait=port.may_wait, shared=relay)
+            if flight is not None and leads:
+                return await self._lead(port, asked, Lead(core.flights, flight, relay))
+            if flight is None or not isinstance(flight.shared, Relay):
+                break
+            if not may_follow(flight.shared.place):
+                break
+            found = await self._follow(port, ask, flight, flight.shared)
+            if found is not None:
+                return found
+            if flight.ending != "cancelled":
+                vector = flight.found.vector if isinstance(flight.found, Miss) else None
+                return await self._alone(port, asked, vector)
+        return await self._alone(port, asked)
+
+    async def _lead(self, port: Port, asked: _Asked, lead: Lead) -> Outcome:
+        try:
+            found = await flow.look(port, asked.ask)
+        except Exception:
+            lead.cut()
+            raise
+        except BaseException:
+            lead.cut("cancelled")
+            raise
+        outcome = self._outcome(asked, found, lead)
+        if isinstance(found, Hit):
+            lead.land("answered", found)
+        elif isinstance(outcome, Recorded):
+            lead.flight.found = found
+        else:
+            lead.cut()
+        return outcome
+
+    async def _follow(
+        self, port: Port, ask: Ask, flight: Flight, relay: Relay
+    ) -> Hit | Followed | None:
+        """The answer of the request that leads `flight`; None if it has none for others."""
+        core, flights = self.core, self.core.flights
+        reader = relay.reader()
+        if reader is None:
+            return None
+
+        def join(wake: Callable[[], object]) -> bool:
+            if relay.join(reader, wake):
+                if flights.join(flight, wake):
+                    return True
+                relay.leave(reader, wake)
+            return False
+
+        def leave(wake: Callable[[], object]) -> None:
+            relay.leave(reader, wake)
+            flights.leave(flight, wake)
+
+        found: Hit | Followed | None = None
+        try:
+            await port.woken(join, leave)
+            if reader.head is not None and (reader.chunks or reader.state == "ended"):
+                found = Followed.live(relay, reader, reader.head)
+            elif flight.ending == "answered" and isinstance(flight.found, Hit):
+                found = flight.found
+            elif flight.ending == "filled" and (stored := core.recall(ask)) is not None:
+                found = Followed.stored(stored.response)
+        finally:
+            if not isinstance(found, Followed) or found.relay is None:
+                relay.drop(reader)
+        if found is not None:
+            core.told(found if isinstance(found, Hit) else _collapsed(ask, found), ask)
+        return found
+
+    async def next_chunk(self, port: Port, followed: Followed) -> bytes | None:
+        """
+        What goes out next of a response that is followed; None at its end.
+
+        Raises:
+            CutOff: the response broke off.
+        """
+        reader, relay = followed.reader, followed.relay
+        while True:
+            if (chunk := reader.take()) is not None:
+                return chunk
+            if relay is None or reader.state == "ended":
+                return None
+            await port.woken(partial(relay.join, reader), partial(relay.leave, reader))
+
+    def _outcome(self, asked: _Asked, found: Hit | Miss, lead: Lead | None = None) -> Outcome:
+        if isinstance(found, Hit):
+            return found
+        if found.reason in NOT_RECORDED or asked.request.method == "HEAD":
+            return forward_of(found)
+        recording = Recording(asked.route, max_bytes=self._max_response_bytes)
+        return Recorded(found, asked.request, asked.route, asked.fields, recording, lead)
+
+    async def keep(self, port: Port, recorded: Recorded) -> bool:
         """Store the response that was recorded, if it may be; never an error of the client's."""
+        is_kept = False
+        recorded.end()
         try:
             response = recorded.recording.finish()
-            if response is None or (miss := self._addressed(recorded)) is None:
-                return False
-            return await flow.fill(port, miss, response, Terms(ttl=self._ttl(recorded)))
+            if response is not None and (miss := self._addressed(recorded)) is not None:
+                is_kept = await flow.fill(port, miss, response, Terms(ttl=self._ttl(recorded)))
         except Exception as exc:
             self.failed("storing of a response", exc)
-            return False
+        finally:
+            if recorded.lead is not None:
+                recorded.lead.land("filled" if is_kept else "failed")
+        return is_kept
 
     def _ask(
         self, request: Request, route: Route, fields: frozenset[str], namespace: str | None = None
@@ -225,3 +353,19 @@ class Gateway:
             ttl = self.core.settings.default_ttl
         spans = [span for span in (ttl, recorded.recording.ttl) if span is not None]
         return min(spans) if spans else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, and the question that it asks."""
+
+    ask: Ask
+    request: Request
+    route: Route
+    fields: frozenset[str]
+
+
+def _collapsed(ask: Ask, followed: Followed) -> Hit:
+    """What counters hear of a request that cost no call."""
+    response = StoredResponse(followed.status, followed.headers, ())
+    return Hit(response, 1.0, 1.0, 0.0, "exact", ask.namespace, {}, ask.prompt)

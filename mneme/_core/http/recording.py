@@ -45,25 +45,26 @@ class Recording:
     def __init__(self, route: Route, *, max_bytes: int) -> None:
         self._route = route
         self._room = max_bytes
-        self._status = 0
-        self._headers: Fields = ()
+        self.status = 0
+        self.headers: Fields = ()
         self._chunks: list[bytes] = []
-        self._is_kept = False
+        self.is_kept = False
+        """Whether it would be stored if it ended now as a whole."""
         self.ttl: float | None = None
         """The longest that the response lets itself be stored, in seconds; None: no word of it."""
 
     def start(self, status: int, headers: Iterable[tuple[str, str]], *, now: float) -> None:
         """Begin, or begin again: a response that has not gone out may still be replaced."""
-        self._status = status
-        self._headers = tuple((name, value.strip()) for name, value in headers)
+        self.status = status
+        self.headers = tuple((name, value.strip()) for name, value in headers)
         self._chunks.clear()
-        self._is_kept = _is_storable(self._route, status, self._headers)
-        if self._is_kept:
-            self.ttl = _lifetime(self._headers, now)
+        self.is_kept = _is_storable(self._route, status, self.headers)
+        if self.is_kept:
+            self.ttl = _lifetime(self.headers, now)
 
     def add(self, chunk: bytes) -> None:
         """What goes out next."""
-        if self._is_kept and chunk:
+        if self.is_kept and chunk:
             self._room -= len(chunk)
             if self._room < 0:
                 self.drop()
@@ -72,30 +73,30 @@ class Recording:
 
     def drop(self) -> None:
         """This response will not be stored, whatever else comes."""
-        self._is_kept = False
+        self.is_kept = False
         self._chunks.clear()
 
     def finish(self) -> StoredResponse | None:
         """The response, now that it has ended cleanly; None if it is not to be stored."""
-        if not self._is_kept:
+        if not self.is_kept:
             return None
-        self._is_kept = False
+        self.is_kept = False
         chunks, self._chunks = tuple(self._chunks), []
         body = b"".join(chunks)
-        lengths = values_of(self._headers, "content-length")
+        lengths = values_of(self.headers, "content-length")
         if any(length != str(len(body)) for length in lengths):
             return None
-        (content_type,) = values_of(self._headers, "content-type")
+        (content_type,) = values_of(self.headers, "content-type")
         if not self._route.is_whole(content_type, body):
             return None
         # A length that was told is told again; a stream stays one.
         told = (("content-length", str(len(body))),) if lengths else ()
-        return StoredResponse(self._status, (*replayable(self._headers), *told), chunks)
+        return StoredResponse(self.status, (*replayable(self.headers), *told), chunks)
 
     @property
     def vary(self) -> frozenset[str]:
         """The request fields that the response says it depends on."""
-        return listed(self._headers, "vary")
+        return listed(self.headers, "vary")
 
 
 def _is_storable(route: Route, status: int, headers: Fields) -> bool:
