@@ -8,16 +8,21 @@ be cached. These here know their part of a request; any callable of yours will d
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mneme._core.http import asking
+from mneme._core.http.asking import offers_tools
 from mneme._core.http.exchange import PROMPT
+from mneme._core.http.form import Form
 from mneme._core.http.request import NotJSON, Request
 from mneme._core.http.routes import Extractor, Route
-from mneme._core.messages import Asked, are_messages, split
+from mneme._core.messages import Asked
 
-__all__ = ["Asked", "Extractor", "NotJSON", "Request", "Route", "json_field", "openai_chat",
-           "query_param"]  # fmt: skip
+__all__ = ["ApiExtractor", "Asked", "Extractor", "Form", "NotJSON", "Request", "Route",
+           "anthropic_messages", "json_field", "ollama_chat", "ollama_generate", "openai_chat",
+           "openai_responses", "query_param"]  # fmt: skip
 
 
 def json_field(path: str) -> Extractor:
@@ -51,27 +56,55 @@ def query_param(name: str) -> Extractor:
     return _QueryParam(name)
 
 
-def openai_chat(request: Request) -> Asked | None:
+@dataclass(frozen=True, slots=True, repr=False)
+class ApiExtractor:
     """
-    The final user turn of a chat completion request, in OpenAI's format.
+    An extractor that knows the requests of one API.
 
-    Model, settings, system text, earlier turns and ``stream`` stay in the partition. A request
-    that offers tools, or that ends in something else than a user's words, is only answered
-    from an equal one.
+    The final user turn is the prompt. Model, settings, system text, earlier turns and all that
+    is not understood stay in the partition, and so do pictures and files, as a digest. Only
+    ``stream`` does not: an answer that was stored as a stream is served as a value, too, and
+    the other way round, where nothing is lost by that. A request that offers tools, or that
+    ends in something else than a user's words, is only answered from an equal one.
     """
-    try:
-        body = request.json()
-    except NotJSON:
-        return None
-    if not isinstance(body, dict) or not are_messages(body.get("messages")):
-        return None
-    try:
-        asked = split(body["messages"])
-    except TypeError:
-        return None
-    offers_tools = bool(body.get("tools") or body.get("functions"))
-    rest = [request.query, {**body, "messages": asked.rest}]
-    return Asked(asked.prompt, rest, asked.semantic and not offers_tools)
+
+    name: str
+    read: Callable[[dict[str, Any]], Asked | None]
+    semantic_tools: bool = False
+
+    def with_tools(self) -> ApiExtractor:
+        """The same, but requests that offer tools are compared by meaning like all others."""
+        return replace(self, semantic_tools=True)
+
+    def __call__(self, request: Request) -> Asked | None:
+        try:
+            body = request.json()
+            asked = self.read(body) if isinstance(body, dict) else None
+        except (NotJSON, TypeError):
+            return None
+        if asked is None:
+            return None
+        semantic = asked.semantic and (self.semantic_tools or not offers_tools(body))
+        return replace(asked, rest=[request.query, asked.rest], semantic=semantic)
+
+    def __repr__(self) -> str:
+        return f"{self.name}.with_tools()" if self.semantic_tools else self.name
+
+
+openai_chat = ApiExtractor("openai_chat", asking.openai_chat)
+"""Requests for chat completions, in OpenAI's format, which many servers speak."""
+
+openai_responses = ApiExtractor("openai_responses", asking.openai_responses)
+"""Requests to OpenAI's Responses API."""
+
+anthropic_messages = ApiExtractor("anthropic_messages", asking.anthropic_messages)
+"""Requests to Anthropic's Messages API."""
+
+ollama_chat = ApiExtractor("ollama_chat", asking.ollama_chat)
+"""Requests to Ollama's ``/api/chat``."""
+
+ollama_generate = ApiExtractor("ollama_generate", asking.ollama_generate)
+"""Requests to Ollama's ``/api/generate``; a ``raw`` prompt must be equal."""
 
 
 @dataclass(frozen=True, slots=True)

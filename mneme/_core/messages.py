@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mneme._core.http.form import Form
+
 __all__ = ["Asked", "are_messages", "split", "without_turns"]
 
 USER_ROLES = ("user", "human")
@@ -27,12 +29,15 @@ class Asked:
     """
     What a request asks: the `prompt` that is compared, and the `rest` that is hashed.
 
-    `semantic` is False where only an equal request may get the answer.
+    `semantic` is False where only an equal request may get the answer. `form` is how the
+    answer is to be said, where this is known and not in the rest: an answer that came in
+    another form of the same format is converted.
     """
 
     prompt: str
     rest: object
     semantic: bool = True
+    form: Form | None = None
 
 
 def are_messages(value: object) -> bool:
@@ -54,7 +59,7 @@ def split(messages: Sequence[Any]) -> Asked:
     plain = [_plain(message, at) for at, message in enumerate(messages)]
     *earlier, last = plain
     text, others = _text_of(last.get("content"))
-    if last["role"] in USER_ROLES and text.strip():
+    if last["role"] in USER_ROLES and text.strip() and not _has_results(last.get("content")):
         frame = {name: value for name, value in last.items() if name != "content"}
         return Asked(text, [*earlier, {**frame, "content": others}])
     return Asked(text if text.strip() else f"({last['role']})", plain, semantic=False)
@@ -95,6 +100,13 @@ def _text_of(content: object) -> tuple[str, list[object]]:
     if others:
         others.append(len(texts))
     return "\n".join(texts), others
+
+
+def _has_results(content: object) -> bool:
+    """Whether a turn brings the result of a tool, as a user's turn does in Anthropic's format."""
+    parts = content if isinstance(content, (list, tuple)) else ()
+    kinds = (_field(part, "type") for part in parts)
+    return any(isinstance(kind, str) and kind.endswith("tool_result") for kind in kinds)
 
 
 def _is_bare(part: object) -> bool:

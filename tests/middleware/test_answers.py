@@ -30,7 +30,12 @@ def named(*kinds: str, **more: Any) -> bytes:
     ).encode()
 
 
+LINES = "application/x-ndjson"
 USAGE = {"object": "chat.completion.chunk", "choices": [], "usage": {"total_tokens": 5}}
+SECOND = {
+    "object": "chat.completion.chunk",
+    "choices": [{"index": 1, "delta": {"content": "b"}, "finish_reason": None}],
+}
 STOPPED = b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"%b"}}\n\n'
 
 WHOLE_STREAMS = [
@@ -54,6 +59,8 @@ TORN_STREAMS = [
     b"data: caf\xc3\n\n",
     events(chunk(content="a")),
     events(chunk(content="a"), chunk("stop")),
+    events(chunk(content="a"), "[DONE]"),
+    events(chunk(content="a"), chunk("stop"), SECOND, "[DONE]"),
     events(chunk(content="a"), chunk("length"), "[DONE]"),
     events(chunk("content_filter"), "[DONE]"),
     events(chunk(refusal="I cannot"), chunk("stop"), "[DONE]"),
@@ -107,6 +114,11 @@ def completion(**choice: Any) -> bytes:
         (b'{"type": "message", "stop_reason": "end_turn"}', True),
         (b'{"type": "message", "stop_reason": "max_tokens"}', False),
         (b'{"error": "overloaded"}', False),
+        (b'{"created_at": "t", "response": "a", "done": true, "done_reason": "stop"}', True),
+        (b'{"created_at": "t", "response": "a", "done": true, "done_reason": "length"}', False),
+        (b'{"created_at": "t", "response": "", "done": true, "done_reason": "load"}', False),
+        (b'{"created_at": "t", "response": "a", "done": false}', False),
+        (b'{"task": "a", "done": false}', True),
         (b'{"error": null, "answer": 1}', True),
         (b'{"answer": 1', False),
         (b"", False),
@@ -120,6 +132,36 @@ def test_item_28_json_answers_are_judged_too(body: bytes, is_whole: bool) -> Non
     assert is_whole_answer("application/json", body) is is_whole
 
 
+def lines(*values: Any) -> bytes:
+    return b"".join(json.dumps(value).encode() + b"\n" for value in values)
+
+
+SAYS = {"message": {"content": "a"}, "done": False}
+
+
+@pytest.mark.parametrize(
+    ("body", "is_whole"),
+    [
+        (lines(SAYS, {"done": True, "done_reason": "stop"}), True),
+        (lines(SAYS, {"done": True}), True),
+        (lines({"a": 1}, {"a": 2}), True),
+        (lines([1], 2), True),
+        (lines(SAYS, {"done": True, "done_reason": "length"}), False),
+        (lines(SAYS, {"done": True, "done_reason": "load"}), False),
+        (lines(SAYS, SAYS), False),
+        (lines(SAYS, 5), False),
+        (lines(SAYS, {"error": "out of memory"}), False),
+        (lines(SAYS, {"error": "out of memory"}, {"done": True}), False),
+        (lines(SAYS, {"done": True})[:-1], False),
+        (lines(SAYS) + b'{"done": tr\n', False),
+        (b"", False),
+    ],
+)
+def test_item_28_lines_of_json_are_judged_too(body: bytes, is_whole: bool) -> None:
+    """Ollama's streams: the last line says that it is the last, and how it came to that."""
+    assert is_whole_answer(LINES, body) is is_whole
+
+
 def test_item_28_other_types_are_whole_when_they_end() -> None:
     """Text has no terminal mark."""
     assert is_whole_answer("text/plain", b"half a sen")
@@ -128,7 +170,7 @@ def test_item_28_other_types_are_whole_when_they_end() -> None:
 @given(st.binary(max_size=80))
 def test_no_body_makes_the_judgement_fail(body: bytes) -> None:
     """Whatever an application sends is judged."""
-    for content_type in ("text/event-stream", "application/json", "text/plain", ""):
+    for content_type in ("text/event-stream", "application/json", LINES, "text/plain", ""):
         assert is_whole_answer(content_type, body) in (True, False)
 
 
@@ -151,3 +193,4 @@ def test_no_json_makes_the_judgement_fail(value: Any) -> None:
     """JSON of any shape, alone or as an event, is judged."""
     assert is_whole_answer("application/json", json.dumps(value).encode()) in (True, False)
     assert is_whole_answer("text/event-stream", events(value)) in (True, False)
+    assert is_whole_answer(LINES, json.dumps(value).encode() + b"\n") in (True, False)

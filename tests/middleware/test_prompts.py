@@ -14,7 +14,18 @@ from support.exchange import ASK, asked, leaves, with_fields
 from mneme._core.http.exchange import Question, question
 from mneme._core.http.request import Request
 from mneme._core.http.routes import Route
-from mneme.prompts import Asked, json_field, openai_chat, query_param
+from mneme.prompts import (
+    Asked,
+    anthropic_messages,
+    json_field,
+    ollama_chat,
+    ollama_generate,
+    openai_chat,
+    openai_responses,
+    query_param,
+)
+
+APIS = (openai_chat, openai_responses, anthropic_messages, ollama_chat, ollama_generate)
 
 
 @pytest.mark.parametrize(
@@ -53,17 +64,20 @@ def test_no_body_makes_an_extractor_fail(body: bytes, query: bytes) -> None:
     """Every extractor answers `Asked` or None, whatever a client sends."""
     for body_sent in (body, b'{"messages": ' + body + b"}", b'{"a": [' + body + b"]}"):
         request = Request("POST", "/", query=query, body=body_sent)
-        for extract in (json_field("a.0"), json_field("a.-1.b"), query_param("q"), openai_chat):
+        for extract in (json_field("a.0"), json_field("a.-1.b"), query_param("q"), *APIS):
             assert isinstance(extract(request), Asked | None)
 
 
 @given(st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_no_messages_make_openai_chat_fail(messages: Any) -> None:
+def test_no_messages_make_an_extractor_fail(messages: Any) -> None:
     """JSON of any shape in the place of messages is a call to cache or is none."""
-    body = json.dumps({"messages": messages}).encode()
-    assert isinstance(openai_chat(Request("POST", "/", body=body)), Asked | None)
-    body = json.dumps({"messages": [{"role": messages, "content": messages}]}).encode()
-    assert isinstance(openai_chat(Request("POST", "/", body=body)), Asked | None)
+    turn = [{"role": messages, "content": messages}]
+    for said in (messages, turn, [*turn, {"role": "user", "content": messages}]):
+        given = dict.fromkeys(("messages", "input", "prompt", "stream_options", "stream"), said)
+        for stream in ({}, {"stream": True}):
+            request = Request("POST", "/", body=json.dumps({**given, **stream}).encode())
+            for extract in APIS:
+                assert isinstance(extract(request), Asked | None)
 
 
 def test_json_field_finds_inner_text() -> None:
@@ -91,44 +105,6 @@ def test_query_param_reads_one_value() -> None:
     with pytest.raises(ValueError, match="has a name"):
         query_param("")
     assert repr(extract) == "query_param('q')"
-
-
-CHAT: dict[str, Any] = {
-    "model": "m",
-    "messages": [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}],
-}
-
-
-def chat(**changes: Any) -> Question:
-    return asked(replace(ASK, body=json.dumps({**CHAT, **changes}).encode()), openai_chat)
-
-
-def test_openai_chat_asks_with_the_final_user_turn() -> None:
-    """Model, settings, system text, earlier turns and `stream` are part of who asks."""
-    assert (chat().prompt, chat().semantic) == ("hello", True)
-    other = [CHAT["messages"][0], {"role": "user", "content": "good day"}]
-    assert chat(messages=other).partition == chat().partition
-    earlier = [*CHAT["messages"], {"role": "assistant", "content": "hi"}, CHAT["messages"][1]]
-    changes: list[dict[str, Any]] = [
-        {"model": "n"},
-        {"temperature": 0},
-        {"stream": True},
-        {"stream": False},
-        {"user": "7"},
-        {"messages": CHAT["messages"][1:]},
-        {"messages": earlier},
-    ]
-    assert len({chat(**change).partition for change in [{}, *changes]}) == len(changes) + 1
-
-
-def test_openai_chat_answers_tools_from_equal_requests_only() -> None:
-    """Tools on offer, a tool's result or no user's words at the end: the exact layer alone."""
-    tool = {"type": "function", "function": {"name": "f"}}
-    assert not chat(tools=[tool]).semantic
-    assert not chat(functions=[{"name": "f"}]).semantic
-    assert chat(tools=[]).semantic
-    result = {"role": "tool", "tool_call_id": "1", "content": "42"}
-    assert not chat(messages=[*CHAT["messages"], result]).semantic
 
 
 def test_the_text_alone_leaves_the_rest_in_the_partition() -> None:

@@ -19,6 +19,7 @@ VARIABLE = "MNEME_TEST_PROFILE"
 # Import names, each with all that lies under it. A part of mneme that cannot be imported
 # without an extra is named here too.
 OPTIONAL = (
+    "anthropic",
     "boto3",
     "botocore",
     "flask",

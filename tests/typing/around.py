@@ -27,7 +27,21 @@ from mneme.calibrate import (
     score_pairs,
     upper_bound,
 )
-from mneme.prompts import Asked, Extractor, Request, Route, json_field, openai_chat, query_param
+from mneme.prompts import (
+    ApiExtractor,
+    Asked,
+    Extractor,
+    Form,
+    Request,
+    Route,
+    anthropic_messages,
+    json_field,
+    ollama_chat,
+    ollama_generate,
+    openai_chat,
+    openai_responses,
+    query_param,
+)
 from mneme.testing import HashEmbedder
 from mneme.types import Guard
 
@@ -65,9 +79,15 @@ extractors: dict[str | tuple[str, str], Extractor | Route] = {
     "/ask": json_field("a.b"),
     ("GET", "/search"): query_param("q"),
     "/v1/chat/completions": Route(openai_chat, ttl=timedelta(hours=1), vary=("x-model",)),
+    "/v1/responses": openai_responses.with_tools(),
+    "/v1/messages": anthropic_messages,
+    "/api/chat": ollama_chat,
+    "/api/generate": ollama_generate,
     "/own/*": asked_by,
     "/text": lambda request: request.path,
 }
+assert_type(openai_chat, ApiExtractor)
+assert_type(Asked("q", rest=[], form=Form("openai_chat", streams=True)).form, Form | None)
 mounted = asgi.SemanticCacheMiddleware(
     app, cache=cache, routes=extractors, namespace=tenant_later, shared=True, ttl=60, threshold=0.9
 )

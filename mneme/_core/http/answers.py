@@ -8,9 +8,9 @@ as quietly as a whole one, and clients take it for one. The formats themselves d
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from mneme._core.http.formats.events import Event, events_of, lines_of
 
 __all__ = ["is_whole_answer"]
 
@@ -18,47 +18,41 @@ CUT_SHORT = ("length", "content_filter", "max_tokens", "refusal", "pause_turn",
              "model_context_window_exceeded", "incomplete", "failed", "cancelled")  # fmt: skip
 """``finish_reason``, ``stop_reason`` and ``status`` of answers that stopped before their end."""
 
+LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonl")
+
 
 def is_whole_answer(content_type: str, body: bytes) -> bool:
     """
     False for a body that must not be served again: a torso, an error, an answer cut short.
 
-    Known are the formats of OpenAI (chat, completions, responses) and Anthropic, as JSON and
-    as event streams. JSON of other kinds must parse and have no ``error``; a stream of other
-    events must end after a whole event, and have none called ``error``. Everything else that
-    ended cleanly is whole.
+    Known are the formats of OpenAI (chat, completions, responses), Anthropic and Ollama, as
+    JSON and as streams. JSON of other kinds must parse and have no ``error``; a stream of
+    other events must end after a whole event, and have none called ``error``. Everything else
+    that ended cleanly is whole.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     try:
         if media_type == "text/event-stream":
             return _is_whole_stream(body.decode())
+        if media_type in LINES:
+            return _are_whole_lines(lines_of(body.decode()))
         if media_type == "application/json" or media_type.endswith("+json"):
-            return _is_whole_value(json.loads(body))
+            value = json.loads(body)
+            is_under_way = isinstance(value, dict) and value.get("done") is False
+            return _is_whole_value(value) and not (is_under_way and "created_at" in value)
     except (ValueError, RecursionError):
         return False
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Event:
-    name: str
-    text: str
-    value: Any
-
-    @property
-    def kind(self) -> str:
-        """What the event calls itself: Anthropic and the Responses API say it in both places."""
-        kind = self.value.get("type") if isinstance(self.value, dict) else None
-        return kind if isinstance(kind, str) else self.name
-
-
 def _is_whole_stream(text: str) -> bool:
-    events = _events(text)
+    events = events_of(text)
     if not events or not all(map(_is_sound, events)):
         return False
     last = events[-1]
-    if any(_object(event.value) in _CHUNKS for event in events):
-        return last.text == "[DONE]"
+    chunks = [event.value for event in events if _object(event.value) in _CHUNKS]
+    if chunks:
+        return last.text == "[DONE]" and _have_finished(chunks)
     kinds = {event.kind for event in events}
     if "message_start" in kinds:
         return last.kind == "message_stop"
@@ -72,35 +66,24 @@ def _is_whole_stream(text: str) -> bool:
 _CHUNKS = ("chat.completion.chunk", "text_completion")
 
 
-def _events(text: str) -> Sequence[_Event] | None:
-    """The events of a stream; None where the last one is not followed by its empty line."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n")
-    *blocks, rest = lines.removeprefix("\ufeff").split("\n\n")
-    if rest.strip("\n"):
-        return None
-    return [event for block in blocks if (event := _event(block)) is not None]
+def _have_finished(chunks: list[dict[str, Any]]) -> bool:
+    """Whether each choice came to its end: who relays a stream may say ``[DONE]`` for a torso."""
+    choices = [choice for chunk in chunks for choice in _dicts(chunk.get("choices"))]
+    begun = [choice.get("index") for choice in choices]
+    ended = [choice.get("index") for choice in choices if choice.get("finish_reason")]
+    return all(index in ended for index in begun)
 
 
-def _event(block: str) -> _Event | None:
-    name = ""
-    data: list[str] = []
-    for line in block.split("\n"):
-        field, _, value = line.partition(":")
-        if field == "event":
-            name = value.removeprefix(" ")
-        elif field == "data":
-            data.append(value.removeprefix(" "))
-    if not name and not data:
-        # Comments, which keep a connection awake.
-        return None
-    text = "\n".join(data)
-    try:
-        return _Event(name, text, json.loads(text) if text[:1] == "{" else None)
-    except ValueError:
-        return _Event(name, text, None)
+def _are_whole_lines(values: list[Any] | None) -> bool:
+    if not values or not all(map(_is_whole_value, values[:-1])):
+        return False
+    last = values[-1]
+    says_when_done = any("done" in value for value in _dicts(values))
+    ends = isinstance(last, dict) and last.get("done") is True
+    return _is_whole_value(last) and (ends or not says_when_done)
 
 
-def _is_sound(event: _Event) -> bool:
+def _is_sound(event: Event) -> bool:
     return "error" not in (event.name, event.kind) and _is_whole_value(event.value)
 
 
@@ -123,7 +106,10 @@ def _is_whole_value(value: Any) -> bool:
         if isinstance(said, dict) and said.get("refusal"):
             return False
     ends = [value, *_dicts([value.get("delta")])]
-    return not any(end.get("stop_reason") in CUT_SHORT for end in ends)
+    if any(end.get("stop_reason") in CUT_SHORT for end in ends):
+        return False
+    # Ollama, which says `load` where it was asked nothing.
+    return value.get("done_reason") not in (*CUT_SHORT, "load", "unload")
 
 
 def _is_sound_response(value: Any) -> bool:

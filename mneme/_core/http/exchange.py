@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mneme._core.http.fields import Fields, directives, tells_who, values_of
+from mneme._core.http.fields import Fields, directives, listed, tells_who, values_of
+from mneme._core.http.form import Form
 from mneme._core.http.request import NotJSON, Request, credentials
 from mneme._core.http.routes import Route
 from mneme._core.keys import partition_of
@@ -39,6 +40,9 @@ KEYED = ("accept", "accept-language", "content-type", "origin")
 """Request fields that responses depend on so often that they need not say so."""
 
 KEYED_PREFIXES = ("anthropic-", "openai-")
+
+VALUE_TYPES = frozenset(("*/*", "application/json"))
+STREAM_TYPES = frozenset(("application/x-ndjson", "text/event-stream"))
 
 UNSEEN = "accept-encoding"
 """Not in the key: it is taken out of what the application sees, and answers are kept plain."""
@@ -85,11 +89,12 @@ def wants_fresh(headers: Fields) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a request asks, and the digest of who asks it and how."""
+    """What a request asks, the digest of who asks it and how, and the form it asks for."""
 
     prompt: str
     partition: Partition
     semantic: bool
+    form: Form | None = None
 
 
 def question(
@@ -114,7 +119,7 @@ def question(
             f"{route.extract!r} gave {type(found).__name__}. Nothing was looked up. "
             "An extractor returns Asked, text or None."
         )
-    names = sorted(keyed_fields(request.headers, route, fields))
+    names = sorted(keyed_fields(request.headers, route, fields) - _told_by(asked.form, request))
     partition = partition_of(
         namespace,
         "http",
@@ -126,7 +131,17 @@ def question(
         None if route.shared else credentials(request),
         asked.rest,
     )
-    return Question(asked.prompt, partition, asked.semantic)
+    return Question(asked.prompt, partition, asked.semantic, asked.form)
+
+
+def _told_by(form: Form | None, request: Request) -> frozenset[str]:
+    """``Accept`` where it says no more than the body does of the form that is asked for."""
+    if form is None:
+        return frozenset()
+    types = {one.partition(";")[0].strip() for one in listed(request.headers, "accept")}
+    # Some servers stream to whoever accepts a stream, whatever the body says.
+    usual = VALUE_TYPES | STREAM_TYPES if form.streams else VALUE_TYPES
+    return frozenset(("accept",)) if types <= usual else frozenset()
 
 
 def keyed_fields(headers: Fields, route: Route, more: Iterable[str]) -> set[str]:

@@ -141,7 +141,6 @@ class Gateway:
         self._max_response_bytes = limit
         self._by_host = by_host
         self._routes = Routes(routes, ttl=ttl, threshold=threshold, shared=shared)
-        self._codec = ResponseCodec()
         # Grows to what the responses of a route have named, and is lost with the process:
         # then the first response names it again. Assigned whole, so it needs no lock.
         self._learned: dict[Route, frozenset[str]] = {}
@@ -329,7 +328,7 @@ class Gateway:
             found.prompt,
             name,
             partition=found.partition,
-            codec=self._codec,
+            codec=ResponseCodec(found.form),
             threshold=route.threshold,
             semantic=found.semantic,
         )

@@ -11,16 +11,18 @@ import base64
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from mneme._core.http import formats
 from mneme._core.http.fields import PERSONAL, Fields, directives, listed, replayable, values_of
+from mneme._core.http.form import Form, Unconvertible
 from mneme._core.http.routes import Route
 from mneme.errors import CodecError
 from mneme.records import Payload
 
-__all__ = ["Recording", "ResponseCodec", "StoredResponse"]
+__all__ = ["Recording", "ResponseCodec", "StoredResponse", "in_form"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +150,38 @@ def _is_of(content_type: str, wanted: Iterable[str]) -> bool:
     )
 
 
+def in_form(response: StoredResponse, told: Form | None, wanted: Form | None) -> StoredResponse:
+    """
+    A response that came in the form `told`, as it is `wanted`: the very same where they agree.
+
+    Raises:
+        Unconvertible: it cannot be said in that form.
+    """
+    if told == wanted:
+        return response
+    if told is None or wanted is None:
+        raise Unconvertible("one of the two forms is not known")
+    chunks = formats.convert(response.body, told, wanted)
+    changed = ("content-type", "content-length")
+    kept = [pair for pair in response.headers if pair[0].lower() not in changed]
+    if wanted.streams:
+        told_type = [("content-type", formats.STREAM_TYPES[wanted.format])]
+    else:
+        size = str(sum(map(len, chunks)))
+        told_type = [("content-type", formats.VALUE_TYPE), ("content-length", size)]
+    return StoredResponse(response.status, (*kept, *told_type), chunks)
+
+
 class ResponseCodec:
-    """Stored responses as JSON: a chunk is text where it is UTF-8, else Base64 in an object."""
+    """
+    Stored responses as JSON: a chunk is text where it is UTF-8, else Base64 in an object.
+
+    Beside a response stands the form in which it was asked for, and it is read in the form in
+    which this caller asks.
+    """
+
+    def __init__(self, form: Form | None = None) -> None:
+        self._form = form
 
     def encode(self, value: Any, /) -> Payload:
         """
@@ -163,29 +195,38 @@ class ResponseCodec:
                 f"{type(value).__name__} is no response. Nothing was stored. "
                 "Let the middleware store what it recorded."
             )
-        record = {
+        record: dict[str, Any] = {
             "status": value.status,
             "headers": [list(pair) for pair in value.headers],
             "chunks": [_to_plain(chunk) for chunk in value.chunks],
         }
+        if self._form is not None:
+            record["form"] = asdict(self._form)
         return Payload("json", json.dumps(record, ensure_ascii=False, separators=(",", ":")))
 
     def decode(self, payload: Payload, /) -> StoredResponse:
         """
-        The response again, byte for byte.
+        The response again, byte for byte where it is asked for in the form it came in.
 
         Raises:
-            CodecError: the payload is none of this codec.
+            CodecError: the payload is none of this codec, or cannot be said in that form.
         """
         try:
             if payload.kind != "json":
                 raise ValueError(f"its kind is {payload.kind}")
             record = json.loads(payload.data)
-            return StoredResponse(
+            response = StoredResponse(
                 int(record["status"]),
                 tuple((str(name), str(value)) for name, value in record["headers"]),
                 tuple(_from_plain(chunk) for chunk in record["chunks"]),
             )
+            told = Form(**record["form"]) if "form" in record else None
+            return in_form(response, told, self._form)
+        except Unconvertible as exc:
+            raise CodecError(
+                f"this answer cannot be said in the form that is asked for: {exc}. "
+                "The entry was left as it is. The next answer in this form overwrites it."
+            ) from exc
         except (ValueError, TypeError, KeyError) as exc:
             raise CodecError(
                 f"this entry is no stored response: {exc}. The entry was left as it is. "
