@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar
 
 from mneme import checkpoint
 from mneme._core import flow
+from mneme._core.calibration import Calibration
 from mneme._core.core import Core
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import Ask, check_namespace
@@ -28,7 +29,8 @@ from mneme._core.ports import (
     in_worker_thread,
     task_crew,
 )
-from mneme._core.settings import Settings, check_count
+from mneme._core.settings import SelfCheck, Settings, check_count
+from mneme._core.threshold import CalibratedThreshold, threshold_of
 from mneme.errors import CheckpointError, IndexBackendUnavailableError, QuantizationError
 from mneme.guards import DEFAULT_GUARDS
 from mneme.indexes.exact import ExactIndex
@@ -70,7 +72,7 @@ class _Face:
         *,
         embedder: AnyEmbedder,
         store: Store | None = None,
-        similarity_threshold: float = 0.85,
+        similarity_threshold: float | Calibration | CalibratedThreshold | None = None,
         default_ttl: float | timedelta | None = None,
         max_entries: int | None = None,
         namespace_quotas: Mapping[str, int] | None = None,
@@ -99,6 +101,7 @@ class _Face:
         store_timeout: float | timedelta | None = None,
         durability: Literal["commit", "group"] = "commit",
         require_namespace: bool = False,
+        self_check: SelfCheck = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -106,7 +109,9 @@ class _Face:
 
         Args:
             embedder: text to vector; see `mneme.Embedder`.
-            similarity_threshold: least cosine, 0 to 1, at which an answer is served.
+            similarity_threshold: least cosine, 0 to 1, at which an answer is served; or a
+                calibration made with this embedder, which is stored with the cache. Default:
+                the stored calibration's, else 0.85.
             default_ttl: seconds an answer lives unless it says otherwise; None: for ever.
             max_entries: over this, what was not used goes first.
             namespace_quotas: the same for single namespaces.
@@ -143,6 +148,8 @@ class _Face:
             durability: of the file at `path`: ``"commit"`` returns from `put` when it is
                 committed, ``"group"`` at once, and commits many together within 50 ms.
             require_namespace: refuse calls made outside any namespace.
+            self_check: whether two unrelated sentences are embedded on opening, to warn where
+                the threshold would take them for one; ``"later"``: at the first semantic hit.
             clock: seconds since the epoch.
 
         Raises:
@@ -173,8 +180,9 @@ class _Face:
         if vector_dtype != "float32":
             raise ValueError(f"vector_dtype must be 'float32', got {vector_dtype!r}.")
         check_embedder(embedder)
+        threshold = threshold_of(similarity_threshold, embedder.fingerprint, embedder.dim)
         settings = Settings.checked(
-            similarity_threshold=similarity_threshold,
+            similarity_threshold=None if similarity_threshold is None else threshold.value,
             default_ttl=default_ttl,
             max_entries=max_entries,
             namespace_quotas=namespace_quotas,
@@ -201,11 +209,13 @@ class _Face:
             embed_timeout=embed_timeout,
             store_timeout=store_timeout,
             require_namespace=require_namespace,
+            self_check=self_check,
             clock=clock,
         )
         self._adopt(
             Core(
                 settings,
+                threshold=threshold,
                 store=store
                 if store is not None
                 else SQLiteStore(path or "", durability=durability),
@@ -222,14 +232,15 @@ class _Face:
     @property
     def similarity_threshold(self) -> float:
         """The least cosine at which an answer is served."""
-        return self._core.rules.threshold
+        return self._core.current_threshold
 
-    def set_similarity_threshold(self, value: float) -> None:
+    def set_similarity_threshold(self, value: float | Calibration | CalibratedThreshold) -> None:
         """
-        Serve from `value` on, from now on.
+        Serve from `value` on, from now on; audits of the hits are counted anew.
 
         Raises:
-            ValueError: not a cosine from 0 to 1.
+            ValueError: not a cosine from 0 to 1, or a calibration that found none.
+            EmbedderMismatchError: a calibration made with another embedder.
         """
         self._core.set_threshold(value)
 
@@ -369,6 +380,8 @@ class SemanticCache(_Face):
         super()._adopt(core)
         self._port = BlockingPort(core)
         core.open()
+        if not core.is_checked and core.settings.self_check is True:
+            drive(flow.self_check(self._port))
 
     def as_async(self) -> AsyncSemanticCache:
         """The async face of the same cache: same entries, same counters, one `close`."""
@@ -742,6 +755,8 @@ class AsyncSemanticCache(_Face):
     async def __aenter__(self) -> AsyncSemanticCache:
         self._core.check_open()
         await self._port.ready()
+        if not self._core.is_checked and self._core.settings.self_check is True:
+            await flow.self_check(self._port)
         if self._core.task_crew is None:
             await self._crew.enter_async_context(task_crew(self._core))
         return self

@@ -276,7 +276,7 @@ def semantic_cache(
             "namespace": namespace,
             "threshold": threshold,
             "rewrite": rewrite,
-            "judge": None if manner is None else core.judges.named(tag, manner),
+            "judge": None if manner is None else core.judges.named(tag, manner, threshold),
             "terms": replace(terms, tags=(*terms.tags, tag)),
             "cache_if": cache_if,
             "single_flight": single_flight,
@@ -398,7 +398,8 @@ def _own_cache(
     kind = AsyncSemanticCache if is_async else SemanticCache
     if path is None and store is None:
         store = MemoryStore()
-    return kind(path, store=store, embedder=embedder)
+    # Decorating is importing: no embedder is called then.
+    return kind(path, store=store, embedder=embedder, self_check="later")
 
 
 _STREAMS = (

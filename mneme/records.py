@@ -236,6 +236,8 @@ class Explanation:
     threshold: float
     outcome: Hit | Miss
     verdicts: tuple[Verdict, ...] = ()
+    source: str = ""
+    """Where the threshold came from, or what decides in its place."""
 
     def __str__(self) -> str:
         if isinstance(self.outcome, Hit):
@@ -244,7 +246,7 @@ class Explanation:
             end = f"miss ({self.outcome.reason.replace('_', ' ')})"
         lines = [
             f"{self.prompt!r} in namespace {self.namespace!r}: {end}",
-            f"  threshold {self.threshold:.4f}",
+            f"  threshold {self.threshold:.4f}" + (f" ({self.source})" if self.source else ""),
         ]
         return "\n".join(lines + [f"  {verdict}" for verdict in self.verdicts])
 
@@ -298,3 +300,7 @@ class Health:
     vector_dtype: str
     bad_rows: int = 0
     failed_open: int = 0
+    error_bound: float | None = None
+    """As in `Stats`."""
+    tightened: str = ""
+    """Why audits have raised the threshold; empty where they have not."""

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from mneme import context
 from mneme._core.admission import draft
 from mneme._core.aliases import Aliases
+from mneme._core.calibration import Calibration
 from mneme._core.choose import Choice, Rules, Trial, Unusable, as_hit, choose
 from mneme._core.flights import Flights
 from mneme._core.freshness import freshness
@@ -28,8 +29,9 @@ from mneme._core.judges import Judges
 from mneme._core.keys import Ask, Counts, check_namespace, check_prompt, partition_of
 from mneme._core.ledger import Ledger
 from mneme._core.live import Live
-from mneme._core.settings import Settings, check_threshold
+from mneme._core.settings import Settings
 from mneme._core.tally import Tally
+from mneme._core.threshold import Threshold, threshold_of
 from mneme.codecs import AutoCodec
 from mneme.errors import (
     CacheClosedError,
@@ -88,6 +90,7 @@ class Core:
         self,
         settings: Settings,
         *,
+        threshold: Threshold,
         store: Store,
         embedder: AnyEmbedder,
         index_factory: IndexFactory,
@@ -101,12 +104,14 @@ class Core:
         self.index_backend = index_backend
         self.clock = settings.clock
         self.rules = Rules(
-            threshold=settings.similarity_threshold,
+            threshold=threshold.value,
             guards=settings.guards,
             validator=settings.validator,
             confidence_fn=settings.confidence_fn,
         )
+        self.threshold = threshold
         self.judges = Judges(settings.manner)
+        self.judges.watch(threshold.value)
         self.aliases = Aliases()
         self.codec = AutoCodec()
         self.flights = Flights()
@@ -116,6 +121,7 @@ class Core:
         self.task_crew: TaskCrew | None = None
         self.is_open = False
         self.is_closed = False
+        self.is_checked = settings.self_check is False
         ledger = Ledger(settings.max_entries, settings.namespace_quotas)
         self.live = Live(ledger, self.dim, index_factory)
         self._to_forget: deque[Callable[[Entry], bool]] = deque()
@@ -145,10 +151,29 @@ class Core:
                 self._rescan()
                 self.tally.restore(self.store.counts())
                 if isinstance(self.store, Remembering):
-                    self.judges.restore(self.store.states())
+                    self._restore(self.store.states())
             weakref.finalize(self, _save_counts, self.store, self.tally)
             self.is_open = True
             self._forget_as_asked()
+
+    def _restore(self, states: Mapping[str, bytes]) -> None:
+        """Go on with what was learned, and with the calibration that the store has kept."""
+        chosen = self.threshold
+        if chosen.calibration is not None:
+            self.judges.keep("calibration", chosen.calibration.to_json().encode())
+        elif self.settings.similarity_threshold is None and "calibration" in states:
+            try:
+                kept = Calibration.from_json(states["calibration"])
+                chosen = threshold_of(kept, self.embedder.fingerprint, self.dim)
+            except (ValueError, MnemeError) as exc:
+                log.warning("the calibration kept in %s: %s", self.store.description, exc)
+            self._use(chosen)
+        self.judges.restore(states)
+
+    def _use(self, threshold: Threshold) -> None:
+        self.threshold = threshold
+        self.rules = replace(self.rules, threshold=threshold.value)
+        self.judges.watch(threshold.value)
 
     def close(self) -> None:
         """Save what waits to be saved and let go of the store; calling it again does nothing."""
@@ -265,9 +290,13 @@ class Core:
         )
 
     def rules_for(self, ask: Ask) -> Rules:
-        if ask.threshold is None:
+        threshold = self.rules.threshold if ask.threshold is None else ask.threshold
+        tightening = self.judges.of(ask).tightening
+        if tightening is not None:
+            threshold = max(threshold, tightening.threshold)
+        if threshold == self.rules.threshold:
             return self.rules
-        return replace(self.rules, threshold=ask.threshold)
+        return replace(self.rules, threshold=threshold)
 
     def recall(self, ask: Ask, *, stale: bool = False) -> Hit | None:
         """The exact layer: a fresh hit, or with `stale` one that is past its time."""
@@ -393,7 +422,10 @@ class Core:
         the judge that has learned from it.
         """
         judge = self.judges.of(ask)
+        before = self.rules_for(ask).threshold
         label = judge.learn(trial, same, ask, self.clock(), kept=kept)
+        if (after := self.rules_for(ask).threshold) > before:
+            self.tally.tightened(ask.namespace, after, judge.said)
         if label is not None:
             self.judges.told(label)
             if trial.served:
@@ -440,7 +472,18 @@ class Core:
             verdicts += choose(
                 ask.prompt, [candidate], rules, now=self.clock(), codec=ask.codec
             ).verdicts
-        return Explanation(ask.prompt, ask.namespace, rules.threshold, outcome, tuple(verdicts))
+        judge = self.judges.of(ask)
+        if judge.manner.policy == "learned":
+            source = f"learned policy, at most {judge.manner.max_error:.2%} wrong"
+        elif ask.threshold is not None:
+            source = "set for this function"
+        else:
+            source = self.threshold.source
+        if rules.threshold > (ask.threshold or self.threshold.value):
+            source = f"tightened: {judge.said}"
+        return Explanation(
+            ask.prompt, ask.namespace, rules.threshold, outcome, tuple(verdicts), source
+        )
 
     # -- keeping ------------------------------------------------------------------------------
 
@@ -554,8 +597,19 @@ class Core:
 
     # -- at run time (memory only) ------------------------------------------------------------
 
-    def set_threshold(self, value: float) -> None:
-        self.rules = replace(self.rules, threshold=check_threshold(value))
+    @property
+    def current_threshold(self) -> float:
+        """What is served from on: as set, or as audits have raised it."""
+        tightening = self.judges.default.tightening
+        raised = 0.0 if tightening is None else tightening.threshold
+        return max(self.rules.threshold, raised)
+
+    def set_threshold(self, given: Any) -> None:
+        """See `SemanticCache.set_similarity_threshold`."""
+        chosen = threshold_of(given, self.embedder.fingerprint, self.dim)
+        self._use(chosen)
+        if chosen.calibration is not None:
+            self.judges.keep("calibration", chosen.calibration.to_json().encode())
         # What was near enough before may not be now.
         self.aliases.clear()
 
@@ -584,7 +638,13 @@ class Core:
             index_memory_bytes=index_bytes,
             labels_right=total("labels_right", namespace),
             labels_wrong=total("labels_wrong", namespace),
+            error_bound=self._error_bound(),
         )
+
+    def _error_bound(self) -> float | None:
+        tightening = self.judges.default.tightening
+        bound = None if tightening is None else tightening.bound
+        return bound.upper if bound is not None and bound.hits else None
 
     def health(self) -> Health:
         ledger = self.live.ledger
@@ -604,6 +664,8 @@ class Core:
             vector_dtype="float32",
             bad_rows=bad_rows,
             failed_open=self.tally.total("failed_open"),
+            error_bound=self._error_bound(),
+            tightened=self.judges.default.said,
         )
 
 

@@ -7,6 +7,7 @@ loop where the port blocks; asyncio and trio await it where the port suspends.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -44,6 +45,7 @@ __all__ = [
     "look_many",
     "put",
     "put_many",
+    "self_check",
     "through",
 ]
 
@@ -60,6 +62,12 @@ NOT_KEPT = (
     CorruptCacheError,
     NamespaceQuotaExceededError,
     Unkeepable,
+)
+
+
+UNRELATED = (
+    "What time does the pharmacy in the station close on Sundays?",
+    "Photosynthesis turns light, water and carbon dioxide into sugar.",
 )
 
 
@@ -129,6 +137,27 @@ async def look_many(
             outcome = await _compare(port, asks[at], units.get(at))
         outcomes.append(core.told(outcome, asks[at]))
     return outcomes
+
+
+async def self_check(port: Port) -> None:
+    """Warn, once a cache, where two sentences of nothing in common would be one question."""
+    core = port.core
+    core.is_checked = True
+    try:
+        one, other = await _embed_many(port, UNRELATED)
+    except EMBEDDER_WEATHER:
+        # The first lookup will say so, and to somebody who can do something about it.
+        return
+    similarity, threshold = float(one @ other), core.rules.threshold
+    if similarity >= threshold and core.settings.manner.policy == "threshold":
+        warnings.warn(
+            f"two unrelated sentences have a cosine of {similarity:.2f} with the embedder "
+            f"{core.embedder.fingerprint!r}, and the threshold is {threshold:.2f}: nearly every "
+            "question would get another one's answer. Find a threshold for this embedder with "
+            "mneme.calibrate, or give one above that cosine.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 async def explain(port: Port, ask: Ask, vector: Any = None) -> Explanation:
@@ -407,12 +436,15 @@ async def _compare(port: Port, ask: Ask, vector: Any = None) -> Hit | Miss:
     outcome = core.judge(ask, unit, candidates)
     if core.judges.of(ask).manner.verify is not None and candidates:
         outcome = await verified(port, ask, outcome, candidates)
+    if isinstance(outcome, Hit) and not core.is_checked:
+        await self_check(port)
     return outcome
 
 
 async def _unit(port: Port, ask: Ask, vector: Any) -> UnitVector:
-    raw = vector if vector is not None else await port.embed(ask.spoken)
-    return as_unit(raw, port.core.dim)
+    if vector is not None:
+        return as_unit(vector, port.core.dim)
+    return as_unit(await port.embed(ask.spoken), port.core.dim)
 
 
 async def _embed_many(port: Port, texts: Sequence[str]) -> list[UnitVector]:

@@ -7,10 +7,11 @@ the function is called and its answer can be compared with what would have been 
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from mneme._core.learned.features import Neighbour
 from mneme._core.learned.policy import Decision, LearnedPolicy
 from mneme._core.learned.state import dump, load
 from mneme._core.manner import Manner
+from mneme._core.tighten import Tightening
 from mneme.records import (
     Candidate,
     Identity,
@@ -53,6 +55,8 @@ class Judge:
         self.name = name
         self.manner = manner
         self.shadows = manner.mode == "shadow"
+        self.tightening: Tightening | None = None
+        """What audits say of the threshold; of one that is set, not of one that is learned."""
         self.answers: OrderedDict[str, Vector] = OrderedDict()
         self._lock = threading.Lock()
         self._random = np.random.default_rng(manner.seed)
@@ -62,6 +66,17 @@ class Judge:
             self._learned = LearnedPolicy(
                 manner.max_error, seed=manner.seed, audit_rate=manner.audit_rate
             )
+
+    @property
+    def said(self) -> str:
+        """Why the threshold was tightened; empty where it was not."""
+        return "" if self.tightening is None else self.tightening.reason
+
+    def watch(self, threshold: float) -> None:
+        """Begin to count audits of the hits from `threshold` on; a saved count goes on."""
+        manner = self.manner
+        if manner.policy == "threshold" and manner.audit_rate:
+            self.tightening = Tightening(threshold, manner.max_error)
 
     # -- deciding -----------------------------------------------------------------------------
 
@@ -174,6 +189,10 @@ class Judge:
         best = trial.best
         if best is None or (right := same.get(best.entry.identity)) is None:
             return None
+        if self.tightening is not None and trial.source == "audit":
+            with self._lock:
+                self.tightening.add(best.similarity, not right)
+                self._unsaved += 1
         chance = None if trial.decision is None else 1.0 - trial.decision.chance_wrong
         return Label(best.similarity, right, ask.namespace, trial.source, now, chance)
 
@@ -217,11 +236,17 @@ class Judge:
 
     def state(self, *, closing: bool = False) -> bytes | None:
         """What was learned, if it is time to save it."""
-        if self._learned is None or self._unsaved < (1 if closing else SAVE_EVERY):
+        if self._learned is None and self.tightening is None:
+            return None
+        every = SAVE_EVERY if self._learned is not None else 1
+        if self._unsaved < (1 if closing else every):
             return None
         with self._lock:
             self._unsaved = 0
-            return dump(self._learned)
+            if self._learned is not None:
+                return dump(self._learned)
+            assert self.tightening is not None
+            return json.dumps(asdict(self.tightening)).encode()
 
     def restore(self, state: bytes) -> None:
         """
@@ -230,9 +255,17 @@ class Judge:
         Raises:
             ValueError: it is damaged, or of another version's policy; nothing was changed.
         """
+        manner = self.manner
         if self._learned is not None:
-            manner = self.manner
             self._learned = load(state, manner.max_error, manner.audit_rate)
+        elif self.tightening is not None:
+            try:
+                kept = Tightening(**json.loads(state))
+            except (TypeError, ValueError) as exc:
+                raise ValueError(f"the counts of its audits cannot be read: {exc}") from exc
+            now = self.tightening
+            if (kept.floor, kept.max_error) == (now.floor, now.max_error):
+                self.tightening = kept
 
     def remember_answer(self, text: str, vector: Vector) -> None:
         """Keep the vector of an answer for the next comparisons."""

@@ -27,19 +27,32 @@ class Judges:
         self._named: dict[str, Judge] = {"policy": self.default}
         self._states: Mapping[str, bytes] = {}
         self._labels: list[Label] = []
+        self._waiting_states: dict[str, bytes] = {}
+        self._threshold = 0.0
         self._lock = threading.Lock()
 
     def of(self, ask: Ask) -> Judge:
         judge: Judge | None = ask.judge
         return judge or self.default
 
-    def named(self, name: str, manner: Manner) -> Judge:
+    def watch(self, threshold: float) -> None:
+        """Count audits of hits from `threshold` on, where it is the cache's."""
+        self._threshold = threshold
+        self.default.watch(threshold)
+
+    def keep(self, name: str, state: bytes) -> None:
+        """Save `state` under `name` with the next commit."""
+        with self._lock:
+            self._waiting_states[name] = state
+
+    def named(self, name: str, manner: Manner, threshold: float | None = None) -> Judge:
         """The judge of the function `name`; decorated twice, it goes on with the same one."""
         with self._lock:
             known = self._named.get(f"policy of {name}")
             if known is not None and known.manner == manner:
                 return known
             made = self._named[f"policy of {name}"] = Judge(f"policy of {name}", manner)
+        made.watch(self._threshold if threshold is None else threshold)
         self._restore(made)
         return made
 
@@ -68,9 +81,12 @@ class Judges:
         """What the next commit is to save; the caller commits it, or gives it back."""
         with self._lock:
             labels, self._labels = tuple(self._labels), []
+            waiting, self._waiting_states = self._waiting_states, {}
             judges = list(self._named.values())
-        states = {judge.name: judge.state(closing=closing) for judge in judges}
-        return labels, {name: state for name, state in states.items() if state is not None}
+        for judge in judges:
+            if (state := judge.state(closing=closing)) is not None:
+                waiting[judge.name] = state
+        return labels, waiting
 
     def give_back(self, labels: tuple[Label, ...]) -> None:
         # The states are not: there will be newer ones.

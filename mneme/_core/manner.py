@@ -15,6 +15,9 @@ __all__ = ["Manner", "Mode", "PolicyName", "is_async"]
 PolicyName = Literal["threshold", "learned"]
 Mode = Literal["serve", "shadow"]
 
+LEARNED_MAX_ERROR, AUDITED_MAX_ERROR = 0.01, 0.02
+"""Of all lookups, and of semantic hits."""
+
 LEARNED_AUDIT_RATE = 0.03
 """What the learned policy cannot do without: its error would be twice the target."""
 
@@ -24,6 +27,7 @@ class Manner:
     """
     Checked settings of a `Judge`; shares from 0 to 1, times in seconds.
 
+    ``max_error`` is of all lookups with the learned policy, of semantic hits with audits.
     ``verify_band`` is how far below and above the threshold the verifier is asked.
     """
 
@@ -56,20 +60,23 @@ class Manner:
         """
         _one_of(policy, "policy", get_args(PolicyName))
         _one_of(mode, "mode", get_args(Mode))
-        if max_error is not None and policy != "learned":
+        if max_error is not None and policy != "learned" and not audit_rate:
             raise ValueError(
-                f"max_error={max_error!r} needs policy='learned'. For a threshold that keeps "
-                "to an error see mneme.calibrate.guaranteed_threshold."
+                f"max_error={max_error!r} needs policy='learned', or an audit_rate= by which the "
+                "threshold can be tightened. For a threshold that keeps to an error see "
+                "mneme.calibrate.guaranteed_threshold."
             )
         for name, function in (("same_answer", same_answer), ("verify", verify)):
             if function is not None and not callable(function):
                 raise ValueError(f"{name} must be callable or None, got {function!r}.")
         if audit_rate is None:
             audit_rate = LEARNED_AUDIT_RATE if policy == "learned" else 0.0
+        if max_error is None:
+            max_error = LEARNED_MAX_ERROR if policy == "learned" else AUDITED_MAX_ERROR
         below, above = _pair(verify_band)
         return Manner(
             policy=policy,
-            max_error=_share(0.01 if max_error is None else max_error, "max_error", open_=True),
+            max_error=_share(max_error, "max_error", open_=True),
             same_answer=same_answer,
             mode=mode,
             audit_rate=_share(audit_rate, "audit_rate"),

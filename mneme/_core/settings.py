@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import check_namespace
 from mneme._core.manner import Manner, is_async
 from mneme.types import Confidence, Guard, MetricsHook, Normalizer, Validator
 
-__all__ = ["Settings", "check_count", "check_threshold"]
+__all__ = ["SelfCheck", "Settings", "check_count", "check_threshold"]
 
 T = TypeVar("T")
+
+SelfCheck = Literal[True, False, "later"]
+"""When the threshold is tried on two unrelated sentences: on opening, never, at the first hit."""
 
 LONGEST_DEADLINE = 1e9
 """Seconds: what is longer is no deadline, and more than a lock or a loop can wait for."""
@@ -24,7 +27,8 @@ LONGEST_DEADLINE = 1e9
 class Settings:
     """What a cache was told; times in seconds, sizes in bytes."""
 
-    similarity_threshold: float
+    similarity_threshold: float | None
+    """As it was asked for; None: that of the calibration that the store keeps, or the default."""
     default_ttl: float | None
     max_entries: int | None
     namespace_quotas: Mapping[str, int]
@@ -41,12 +45,13 @@ class Settings:
     embed_timeout: float | None
     store_timeout: float | None
     require_namespace: bool
+    self_check: SelfCheck
     clock: Callable[[], float] = field(repr=False)
 
     @staticmethod
     def checked(
         *,
-        similarity_threshold: float,
+        similarity_threshold: float | None,
         default_ttl: float | timedelta | None,
         max_entries: int | None,
         namespace_quotas: Mapping[str, int] | None,
@@ -63,6 +68,7 @@ class Settings:
         embed_timeout: float | timedelta | None,
         store_timeout: float | timedelta | None,
         require_namespace: bool,
+        self_check: SelfCheck,
         clock: Callable[[], float],
     ) -> Settings:
         """
@@ -96,7 +102,7 @@ class Settings:
                 # A coroutine is true: a validator would pass whatever it is asked about.
                 raise ValueError(f"{name} is async, and nobody awaits it. Pass a plain function.")
         return Settings(
-            similarity_threshold=check_threshold(similarity_threshold),
+            similarity_threshold=similarity_threshold,
             default_ttl=as_seconds(default_ttl, "default_ttl"),
             max_entries=None if max_entries is None else check_count(max_entries, "max_entries"),
             namespace_quotas=quotas,
@@ -113,8 +119,15 @@ class Settings:
             embed_timeout=_deadline(embed_timeout, "embed_timeout"),
             store_timeout=_deadline(store_timeout, "store_timeout"),
             require_namespace=require_namespace,
+            self_check=_known(self_check, "self_check", (True, False, "later")),
             clock=clock,
         )
+
+
+def _known(value: T, name: str, values: tuple[T, ...]) -> T:
+    if value not in values:
+        raise ValueError(f"{name} must be one of {values}, got {value!r}.")
+    return value
 
 
 def _made(kind: Callable[[Any], T], value: Any, name: str, what: str) -> T:

@@ -84,6 +84,11 @@ class Tally:
             source=label.source,
         )
 
+    def tightened(self, namespace: str, threshold: float, why: str) -> None:
+        """Audits have shown too many errors, and the threshold has risen."""
+        log.warning("the threshold was raised to %.4f: %s", threshold, why)
+        self.tell("tightened", namespace=namespace, threshold=threshold)
+
     def failed_open(self, part: str, namespace: str, why: object, now: float) -> None:
         """Something was down, and the call went on without it; logged once a minute a part."""
         self.add(namespace, "failed_open")

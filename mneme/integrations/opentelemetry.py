@@ -48,6 +48,9 @@ class OTelMetricsHook:
             "mneme_hit_age_seconds", unit="s", description="Age of served answers."
         )
         self._entries = meter.create_gauge("mneme_entries", description="Live entries.")
+        self._error = meter.create_gauge(
+            "mneme_error_bound", description="Upper bound of wrong semantic hits."
+        )
         self._memory = meter.create_gauge(
             "mneme_memory_bytes", unit="By", description="Estimated memory."
         )
@@ -69,6 +72,8 @@ class OTelMetricsHook:
         space = self._space(stats.namespace)
         self._entries.set(stats.entries, space)
         self._memory.set(stats.memory_bytes_estimate, space)
+        if stats.error_bound is not None:
+            self._error.set(stats.error_bound, space)
 
     def _space(self, namespace: str | None) -> dict[str, str]:
         return {"namespace": namespace} if self._by_namespace and namespace is not None else {}

@@ -64,6 +64,9 @@ class PrometheusMetricsHook:
             registry=registry,
         )
         self._entries = Gauge("mneme_entries", "Live entries.", space, registry=registry)
+        self._error = Gauge(
+            "mneme_error_bound", "Upper bound of wrong semantic hits.", space, registry=registry
+        )
         self._memory = Gauge("mneme_memory_bytes", "Estimated memory.", space, registry=registry)
 
     def __call__(self, event: str, attrs: dict[str, Any]) -> None:
@@ -85,6 +88,8 @@ class PrometheusMetricsHook:
         space = self._space(stats.namespace)
         self._entries.labels(space).set(stats.entries)
         self._memory.labels(space).set(stats.memory_bytes_estimate)
+        if stats.error_bound is not None:
+            self._error.labels(space).set(stats.error_bound)
 
     def _space(self, namespace: str | None) -> str:
         return namespace if self._by_namespace and namespace is not None else "all"

@@ -50,6 +50,7 @@ def settings(**changes: Any) -> Settings:
         "embed_timeout": None,
         "store_timeout": None,
         "require_namespace": False,
+        "self_check": True,
         "clock": ManualClock(),
     }
     return Settings.checked(**{**given, **changes})
@@ -91,8 +92,6 @@ class TestChecked:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("similarity_threshold", 85),
-            ("similarity_threshold", "0.9"),
             ("default_ttl", -1),
             ("default_ttl", "60"),
             ("max_entries", 0),

@@ -74,6 +74,8 @@ class Scene:
         settings.setdefault("similarity_threshold", 0.8)
         # Scenarios reword by moving words around, which guards may find suspicious.
         settings.setdefault("guards", ())
+        # Scenarios count what is embedded.
+        settings.setdefault("self_check", False)
         return self.world.open(
             self.path,
             **{

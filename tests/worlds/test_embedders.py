@@ -336,12 +336,14 @@ async def test_another_embedder_is_refused(s: Scene) -> None:
 
 
 def test_an_async_embedder_in_sync_clothes() -> None:
-    """A plain def that gives a coroutine is a TypeError at its first use, with the remedy."""
+    """A plain def that gives a coroutine is a TypeError when it is first called."""
 
     async def embed(text: str) -> Any:
         raise AssertionError("nobody can await this")
 
-    cache = SemanticCache(store=MemoryStore(), embedder=Wrong(embed))
+    with pytest.raises(TypeError, match="to_sync_embedder"):
+        SemanticCache(store=MemoryStore(), embedder=Wrong(embed))
+    cache = SemanticCache(store=MemoryStore(), embedder=Wrong(embed), self_check=False)
     for use in (lambda: cache.put("q", "r"), lambda: cache.get("q")):
         with pytest.raises(TypeError, match="to_sync_embedder"):
             use()

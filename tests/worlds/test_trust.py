@@ -10,7 +10,9 @@ import pytest
 from support.scenes import Scene, everywhere
 from support.worlds import THREADS, WORLDS, World, settled
 
-from mneme import MemoryStore, SemanticCache, semantic_cache
+from mneme import AsyncSemanticCache, MemoryStore, SemanticCache, semantic_cache
+from mneme.calibrate import Calibration, find_threshold
+from mneme.errors import EmbedderMismatchError
 from mneme.records import Hit, Miss
 from mneme.testing import HashEmbedder
 
@@ -542,3 +544,171 @@ async def test_a_rewrite_that_fails_leaves_the_conversation_alone(s: Scene) -> N
             await s.call(function, talk(*turns))
         assert function.cache_info().hits == 1
         assert [e["part"] for e in s.heard("failed_open")] == ["rewrite", "rewrite"]
+
+
+# -- thresholds -------------------------------------------------------------------------------
+
+
+def calibration(**changes: Any) -> Calibration:
+    """As `find_threshold` would give it for the embedder of these tests."""
+    found: dict[str, Any] = {
+        "threshold": 0.9, "target": "max_error", "limit": 0.02, "confidence": 0.95,
+        "labels": 400, "hits": 300, "wrong": 1, "upper_bound": 0.016,
+        "embedder_fingerprint": HashEmbedder().fingerprint, "dim": 256,
+    }  # fmt: skip
+    return Calibration(**{**found, **changes})
+
+
+def test_a_calibration_is_a_threshold_that_is_stored_with_the_cache(tmp_path: Path) -> None:
+    """Opened again without a threshold it is in force; a number by hand goes before it."""
+    path = tmp_path / "cache.db"
+    with SemanticCache(path, embedder=HashEmbedder(), similarity_threshold=calibration()) as cache:
+        assert cache.similarity_threshold == 0.9
+        cache.put("a", "A")
+        assert "calibration: threshold 0.9000" in str(cache.explain("b"))
+    with SemanticCache(path, embedder=HashEmbedder()) as cache:
+        assert cache.similarity_threshold == 0.9
+        assert "at most 2.0% wrong among hits" in str(cache.explain("b"))
+        cache.set_similarity_threshold(calibration(threshold=0.8))
+    with SemanticCache(path, embedder=HashEmbedder(), similarity_threshold=0.7) as cache:
+        assert cache.similarity_threshold == 0.7
+        assert "set by hand" in str(cache.explain("b"))
+    with SemanticCache(path, embedder=HashEmbedder()) as cache:
+        assert cache.similarity_threshold == 0.8
+
+
+def test_what_find_threshold_found_is_a_threshold() -> None:
+    """The result itself may be passed on."""
+    pairs = [(f"how do i renew card {at}", f"renew card {at} how do i") for at in range(20)]
+    traps = [(f"a b c {at}", f"x y z {at}") for at in range(20)]
+    embedder = HashEmbedder()
+    found = find_threshold(pairs, traps, embedder)
+    with SemanticCache(store=MemoryStore(), embedder=embedder, similarity_threshold=found) as cache:
+        assert cache.similarity_threshold == found.threshold
+
+
+def test_a_calibration_of_another_embedder_is_refused() -> None:
+    """Both are named, from the constructor and from the setter; nothing changes."""
+    other = calibration(embedder_fingerprint="other:model:256")
+    with pytest.raises(EmbedderMismatchError, match="other:model:256"):
+        SemanticCache(store=MemoryStore(), embedder=HashEmbedder(), similarity_threshold=other)
+    with SemanticCache(store=MemoryStore(), embedder=HashEmbedder()) as cache:
+        for wrong in (other, calibration(vector_dtype="int8")):
+            with pytest.raises(EmbedderMismatchError, match="not set"):
+                cache.set_similarity_threshold(wrong)
+        with pytest.raises(ValueError, match="no threshold"):
+            cache.set_similarity_threshold(calibration(threshold=None))
+        assert cache.similarity_threshold == 0.85
+
+
+@pytest.mark.parametrize("bad", [85, -0.1, "0.9", True, float("nan")])
+def test_a_threshold_that_is_none(bad: Any) -> None:
+    """The same message from constructor and setter."""
+    with pytest.raises(ValueError, match="must be a cosine"):
+        SemanticCache(store=MemoryStore(), embedder=HashEmbedder(), similarity_threshold=bad)
+    cache = SemanticCache(store=MemoryStore(), embedder=HashEmbedder())
+    with pytest.raises(ValueError, match="must be a cosine"):
+        cache.set_similarity_threshold(bad)
+
+
+@everywhere()
+async def test_audits_raise_a_threshold_that_serves_too_many_wrong_answers(s: Scene) -> None:
+    """The bound shows in stats, the rise in health, in `explain` and as an event."""
+
+    async def some(cache: Any, start: int) -> None:
+        for number in range(start, start + 40):
+            words = f"p{number} q{number} r{number} s{number}"
+            await cache.put(words, "A")
+            found = await cache.lookup(f"{words} t{number}")
+            if not found and found.reason == "audited":
+                await cache.fill(found, "B")
+
+    async with s.cache(audit_rate=1.0, max_error=0.05) as cache:
+        assert (await cache.stats()).error_bound is None
+        await some(cache, 0)
+        stats, health = await cache.stats(), await cache.health()
+        assert stats.labels_wrong > 3
+        assert cache.cache.similarity_threshold > 0.9
+        assert "were wrong" in health.tightened
+        assert "tightened" in str(await cache.explain("p0 q0 r0 s0 t1"))
+        assert s.heard("tightened")[-1]["threshold"] == cache.cache.similarity_threshold
+    if s.path is not None:
+        async with s.cache(audit_rate=1.0, max_error=0.05) as cache:
+            assert cache.cache.similarity_threshold > 0.9
+            # Set by hand, it is counted anew from there.
+            cache.cache.set_similarity_threshold(0.7)
+            assert cache.cache.similarity_threshold == 0.7
+
+
+@everywhere()
+async def test_right_hits_bring_the_bound_down(s: Scene) -> None:
+    """Nothing is tightened, and what is shown is what the audits allow to say."""
+    async with s.cache(audit_rate=1.0) as cache:
+        for number in range(60):
+            words = f"p{number} q{number} r{number} s{number}"
+            await cache.put(words, "A")
+            await cache.fill(await cache.lookup(f"s{number} r{number} q{number} p{number}"), "A")
+        stats, health = await cache.stats(), await cache.health()
+        assert (stats.labels_right, stats.labels_wrong) == (60, 0)
+        assert 0.0 < stats.error_bound < 0.2
+        assert (health.error_bound, health.tightened) == (stats.error_bound, "")
+
+
+# -- the self-check ---------------------------------------------------------------------------
+
+
+class Narrow:
+    """An embedder to which everything is much alike."""
+
+    dim = 4
+    fingerprint = "narrow"
+
+    def embed(self, text: str, /) -> Any:
+        return [1.0, 0.0, 0.0, len(text) % 7 / 20]
+
+
+def test_an_embedder_to_which_all_is_alike_is_told_at_construction() -> None:
+    """The warning names cosine, threshold and the remedy."""
+    with pytest.warns(UserWarning, match=r"unrelated sentences .* mneme\.calibrate"):
+        SemanticCache(store=MemoryStore(), embedder=Narrow())
+    # Nothing to say: it does not happen at this threshold, or is not asked for.
+    SemanticCache(store=MemoryStore(), embedder=Narrow(), similarity_threshold=1.0)
+    SemanticCache(store=MemoryStore(), embedder=Narrow(), self_check=False)
+    SemanticCache(store=MemoryStore(), embedder=HashEmbedder(), similarity_threshold=0.5)
+
+
+def test_decorating_calls_no_embedder_and_the_first_hit_is_checked() -> None:
+    """A module that decorates may be imported without a network; the warning comes in time."""
+
+    @semantic_cache(embedder=Narrow())
+    def ask(prompt: str) -> str:
+        return "A"
+
+    ask("one")
+    with pytest.warns(UserWarning, match="unrelated sentences"):
+        ask("another one")
+    ask("a third one")
+
+
+@pytest.mark.parametrize("loop", [one for one in WORLDS if one.is_async], ids=str)
+def test_an_async_cache_checks_when_it_is_entered(loop: World) -> None:
+    """The constructor cannot wait for the embedder; ``async with`` can."""
+
+    async def scenario() -> None:
+        with pytest.warns(UserWarning, match="unrelated sentences"):
+            async with AsyncSemanticCache(store=MemoryStore(), embedder=Narrow()):
+                pass
+
+    loop.run(scenario)
+
+
+def test_an_embedder_that_is_down_does_not_stop_the_cache_from_opening() -> None:
+    """The first lookup says so."""
+
+    class Down(Narrow):
+        def embed(self, text: str, /) -> Any:
+            raise OSError("no network")
+
+    with SemanticCache(store=MemoryStore(), embedder=Down()) as cache:
+        assert cache.get("q") is None
+        assert cache.stats().failed_open == 1
