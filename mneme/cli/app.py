@@ -219,7 +219,7 @@ def vacuum(file: File, as_json: AsJSON = False) -> None:
         progress.add_task("removing", total=None)
         # By a cache, which spares what another process has put again meanwhile. What it finds
         # dead when it opens is out of the file when it is closed; only then is there space.
-        with SemanticCache(file, embedder=owner) as cache:
+        with SemanticCache(file, embedder=owner, self_check=False) as cache:
             cache.vacuum(compact=False)
         progress.add_task("compacting", total=None)
         with closing(open_store(file, owner)) as store:
