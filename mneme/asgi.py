@@ -24,7 +24,7 @@ from mneme._core.http.gateway import (
     namespace_for,
 )
 from mneme._core.http.recorded import Followed, Recorded
-from mneme._core.http.recording import StoredResponse
+from mneme._core.http.responses import StoredResponse
 from mneme._core.http.routes import Extractor, Route
 from mneme._core.http.scope import (
     PAST_THE_BODY,
@@ -135,7 +135,7 @@ class SemanticCacheMiddleware:
         outcome: Outcome = "bypass"
         replay: list[Message] = []
         if not is_objected_to(fields_of(scope["headers"])):
-            body, replay = await read_body(receive, gateway.max_request_bytes)
+            body, replay = await read_body(receive, gateway.request_limit(route))
             if body is not None:
                 # Where a namespace is configured, it is open by now.
                 outcome = await gateway.look(self._port, request_of(scope, body), route)

@@ -17,12 +17,13 @@ from mneme._core.http.asking import offers_tools
 from mneme._core.http.exchange import PROMPT
 from mneme._core.http.form import Form
 from mneme._core.http.request import NotJSON, Request
+from mneme._core.http.responses import StoredResponse
 from mneme._core.http.routes import Extractor, Route
 from mneme._core.messages import Asked
 
 __all__ = ["ApiExtractor", "Asked", "Extractor", "Form", "NotJSON", "Request", "Route",
-           "anthropic_messages", "json_field", "ollama_chat", "ollama_generate", "openai_chat",
-           "openai_responses", "query_param"]  # fmt: skip
+           "StoredResponse", "anthropic_messages", "json_field", "ollama_chat",
+           "ollama_generate", "openai_chat", "openai_responses", "query_param"]  # fmt: skip
 
 
 def json_field(path: str) -> Extractor:

@@ -29,7 +29,7 @@ from mneme._core.http.gateway import (
     namespace_for,
 )
 from mneme._core.http.recorded import Followed, Recorded
-from mneme._core.http.recording import StoredResponse
+from mneme._core.http.responses import StoredResponse
 from mneme._core.http.routes import Extractor, Route
 from mneme._core.ports import BlockingPort, drive, embeds_async
 from mneme.cache import AnyCache
@@ -147,7 +147,7 @@ class SemanticCacheMiddleware:
         outcome: Outcome = "bypass"
         body = None
         if not is_objected_to(fields_of(environ)):
-            body = read_body(environ, self._gateway.max_request_bytes)
+            body = read_body(environ, self._gateway.request_limit(route))
         if body is not None:
             asked = self._gateway.look(
                 self._port,

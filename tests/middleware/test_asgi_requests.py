@@ -26,7 +26,7 @@ from support.asgi import (
 import mneme
 from mneme import MemoryStore
 from mneme.asgi import SemanticCacheMiddleware
-from mneme.prompts import Route, json_field, openai_chat
+from mneme.prompts import Route, StoredResponse, json_field, openai_chat
 from mneme.testing import HashEmbedder, ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +73,34 @@ async def test_routes_have_terms_of_their_own(cache: Any, clock: ManualClock) ->
     assert (await client.post("/b", REWORDED)).layer is None
     clock.advance(5)
     assert (await client.post("/ask", ASKED)).layer is None
+
+
+async def test_routes_have_limits_and_admission_of_their_own(cache: Any) -> None:
+    """What is read of a request, what is kept of a response, and whether it is kept at all."""
+
+    def picky(response: StoredResponse) -> bool:
+        return b"2" in response.body
+
+    def broken(response: StoredResponse) -> bool:
+        raise RuntimeError("no")
+
+    routes = {
+        "/small": Route(json_field("prompt"), max_request_bytes=20),
+        "/short": Route(json_field("prompt"), max_response_bytes=5),
+        "/picky": Route(json_field("prompt"), cache_if=picky),
+        "/broken": Route(json_field("prompt"), cache_if=broken),
+    }
+    for path, told in (
+        ("/small", ["bypass", "bypass", "bypass"]),
+        ("/short", ["miss", "miss", "miss"]),
+        ("/picky", ["miss", "miss", "hit"]),
+        ("/broken", ["miss", "miss", "miss"]),
+    ):
+        client = mounted(Counting(), cache, routes=routes)
+        answers = [await client.post(path, ASKED) for _ in told]
+        assert [a.body for a in answers][:2] == [b'{"answer": 1}', b'{"answer": 2}']
+        assert ["hit" if a.layer else str(a.cache_status)[11:] for a in answers] == told
+    assert cache.stats().failed_open == 3
 
 
 async def test_both_faces_serve(anyio_backend: str) -> None:

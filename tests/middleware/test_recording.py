@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mneme._core.http.fields import listed, replayable
-from mneme._core.http.recording import Recording, ResponseCodec, StoredResponse
+from mneme._core.http.form import Form
+from mneme._core.http.recording import Recording
+from mneme._core.http.responses import ResponseCodec, StoredResponse
 from mneme._core.http.routes import Route
 from mneme.errors import CodecError
 from mneme.prompts import json_field
@@ -235,3 +237,60 @@ def test_item_28_the_developer_may_judge_otherwise() -> None:
     """`is_whole` of a route replaces the judgement of a body that ended cleanly."""
     assert recorded(b"[", is_whole=lambda content_type, body: True)
     assert recorded(b"{}", is_whole=lambda content_type, body: False) is None
+
+
+def test_the_developer_says_what_is_stored_and_how_much() -> None:
+    """`cache_if` of a route sees the whole response; its limit holds under the middleware's."""
+    assert recorded(b"{}", cache_if=lambda response: response.body == b"{}")
+    assert recorded(b"{}", cache_if=lambda response: response.status != 200) is None
+    assert recorded(b"{}", max_response_bytes=2)
+    assert recorded(b"{ }", max_response_bytes=2) is None
+    assert recorded(b"[" + b" " * 100 + b"]", max_response_bytes=1_000) is None
+
+
+CHUNK = {"id": "1", "object": "chat.completion.chunk", "choices": []}
+SAYS = {"index": 0, "delta": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+STREAM = Form("openai_chat", streams=True)
+VALUE = Form("openai_chat", streams=False)
+STREAMED = StoredResponse(
+    200,
+    (("content-type", "text/event-stream"), ("x-a", "1"), ("x-a", "2")),
+    (f"data: {json.dumps({**CHUNK, 'choices': [SAYS]})}\n\n".encode(), b"data: [DONE]\n\n"),
+)
+
+
+def test_item_29_a_response_is_read_in_the_form_that_is_asked_for() -> None:
+    """Type and length are those of the form; the other fields stay, in order."""
+    stored = ResponseCodec(STREAM).encode(STREAMED)
+    assert ResponseCodec(STREAM).decode(stored) == STREAMED
+    plain = ResponseCodec(VALUE).decode(stored)
+    assert json.loads(plain.body)["choices"][0]["message"]["content"] == "hi"
+    assert plain.headers == (
+        ("x-a", "1"), ("x-a", "2"), ("content-type", "application/json"),
+        ("content-length", str(len(plain.body))),
+    )  # fmt: skip
+    again = ResponseCodec(STREAM).decode(ResponseCodec(VALUE).encode(plain))
+    assert again.headers == (
+        ("x-a", "1"), ("x-a", "2"), ("content-type", "text/event-stream; charset=utf-8"),
+    )  # fmt: skip
+    assert [chunk.count(b"\n\n") for chunk in again.chunks] == [1] * len(again.chunks)
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [(STREAM, None), (None, STREAM), (VALUE, STREAM), (STREAM, Form("ollama", True)),
+     (STREAM, Form("unheard_of", True))],
+)  # fmt: skip
+def test_item_29_what_has_no_other_form_is_not_served_in_it(told: Any, wanted: Any) -> None:
+    """Nothing is known of one of the two, or the body is none of its form."""
+    stored = ResponseCodec(told).encode(STREAMED)
+    with pytest.raises(CodecError, match="next answer in this form overwrites it"):
+        ResponseCodec(wanted).decode(stored)
+
+
+def test_item_29_a_form_that_is_none_is_no_stored_response() -> None:
+    """A row that says nonsense of its form is a bad row."""
+    for form in (5, {}, {"format": "x"}, {"format": "x", "streams": 1, "odd": 2}):
+        stored = json.loads(CODEC.encode(STREAMED).data)
+        with pytest.raises(CodecError, match="no stored response"):
+            CODEC.decode(Payload("json", json.dumps({**stored, "form": form})))

@@ -43,6 +43,8 @@ def test_routes_of_get_bring_head_and_one_path_may_have_two() -> None:
         (lambda: Routes({"/a": 5}), "extract must be callable"),  # type: ignore[dict-item]
         (lambda: Route(json_field("p"), methods=("DELETE",)), "never answered from a cache"),
         (lambda: Route(json_field("p"), threshold=85), "Did you mean 0.85"),
+        (lambda: Route(json_field("p"), max_request_bytes=0), "max_request_bytes"),
+        (lambda: Route(json_field("p"), max_response_bytes=-1), "max_response_bytes"),
         (lambda: Route(json_field("p"), ttl=-1), "ttl must not be negative"),
         (lambda: Route(json_field("p"), statuses=(200, 429)), "would be everybody's"),
         (lambda: Route(json_field("p"), vary="x"), "vary must be a tuple"),  # type: ignore[arg-type]

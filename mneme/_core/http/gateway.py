@@ -27,9 +27,10 @@ from mneme._core.http.exchange import (
     wants_fresh,
 )
 from mneme._core.http.recorded import Followed, Recorded
-from mneme._core.http.recording import Recording, ResponseCodec, StoredResponse
+from mneme._core.http.recording import Recording
 from mneme._core.http.relay import Lead, Relay
 from mneme._core.http.request import Request
+from mneme._core.http.responses import ResponseCodec, StoredResponse
 from mneme._core.http.routes import Route, Routes
 from mneme._core.keys import Ask, NoStableForm, Unaskable, check_namespace
 from mneme._core.settings import check_count
@@ -137,7 +138,7 @@ class Gateway:
             limit = min(limit, check_count(max_response_bytes, "max_response_bytes"))
         self.core = core
         self.namespace = namespace
-        self.max_request_bytes = check_count(max_request_bytes, "max_request_bytes")
+        self._max_request_bytes = check_count(max_request_bytes, "max_request_bytes")
         self._max_response_bytes = limit
         self._by_host = by_host
         self._routes = Routes(routes, ttl=ttl, threshold=threshold, shared=shared)
@@ -148,6 +149,11 @@ class Gateway:
     def find(self, method: str, path: str) -> Route | Forward | None:
         """The route, why not, or None for a path that is not the cache's affair."""
         return self._routes.find(method, path)
+
+    def request_limit(self, route: Route) -> int:
+        """How many bytes of a request's body are read to see what it asks."""
+        own = route.max_request_bytes
+        return self._max_request_bytes if own is None else own
 
     def left_out(self, why: Exception, *, is_routed: bool) -> None:
         """Count a request that has no namespace, unless it had no use for one."""

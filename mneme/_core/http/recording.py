@@ -7,38 +7,15 @@ will not be stored, so that a long download costs no memory.
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
 
-from mneme._core.http import formats
 from mneme._core.http.fields import PERSONAL, Fields, directives, listed, replayable, values_of
-from mneme._core.http.form import Form, Unconvertible
+from mneme._core.http.responses import StoredResponse
 from mneme._core.http.routes import Route
-from mneme.errors import CodecError
-from mneme.records import Payload
 
-__all__ = ["Recording", "ResponseCodec", "StoredResponse", "in_form"]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredResponse:
-    """
-    A response as it is stored: status, the fields that may be sent again, and the body in the
-    chunks in which it came. A cache's ``validator`` is asked about this.
-    """
-
-    status: int
-    headers: Fields
-    chunks: tuple[bytes, ...]
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(self.chunks)
+__all__ = ["Recording"]
 
 
 class Recording:
@@ -46,7 +23,8 @@ class Recording:
 
     def __init__(self, route: Route, *, max_bytes: int) -> None:
         self._route = route
-        self._room = max_bytes
+        own = route.max_response_bytes
+        self._room = max_bytes if own is None else min(max_bytes, own)
         self.status = 0
         self.headers: Fields = ()
         self._chunks: list[bytes] = []
@@ -93,7 +71,9 @@ class Recording:
             return None
         # A length that was told is told again; a stream stays one.
         told = (("content-length", str(len(body))),) if lengths else ()
-        return StoredResponse(self.status, (*replayable(self.headers), *told), chunks)
+        response = StoredResponse(self.status, (*replayable(self.headers), *told), chunks)
+        admits = self._route.cache_if
+        return response if admits is None or admits(response) else None
 
     @property
     def vary(self) -> frozenset[str]:
@@ -148,101 +128,3 @@ def _is_of(content_type: str, wanted: Iterable[str]) -> bool:
         re.fullmatch(".+".join(map(re.escape, one.lower().split("*"))), media_type)
         for one in wanted
     )
-
-
-def in_form(response: StoredResponse, told: Form | None, wanted: Form | None) -> StoredResponse:
-    """
-    A response that came in the form `told`, as it is `wanted`: the very same where they agree.
-
-    Raises:
-        Unconvertible: it cannot be said in that form.
-    """
-    if told == wanted:
-        return response
-    if told is None or wanted is None:
-        raise Unconvertible("one of the two forms is not known")
-    chunks = formats.convert(response.body, told, wanted)
-    changed = ("content-type", "content-length")
-    kept = [pair for pair in response.headers if pair[0].lower() not in changed]
-    if wanted.streams:
-        told_type = [("content-type", formats.STREAM_TYPES[wanted.format])]
-    else:
-        size = str(sum(map(len, chunks)))
-        told_type = [("content-type", formats.VALUE_TYPE), ("content-length", size)]
-    return StoredResponse(response.status, (*kept, *told_type), chunks)
-
-
-class ResponseCodec:
-    """
-    Stored responses as JSON: a chunk is text where it is UTF-8, else Base64 in an object.
-
-    Beside a response stands the form in which it was asked for, and it is read in the form in
-    which this caller asks.
-    """
-
-    def __init__(self, form: Form | None = None) -> None:
-        self._form = form
-
-    def encode(self, value: Any, /) -> Payload:
-        """
-        The response as a `Payload`.
-
-        Raises:
-            CodecError: it is no `StoredResponse`.
-        """
-        if not isinstance(value, StoredResponse):
-            raise CodecError(
-                f"{type(value).__name__} is no response. Nothing was stored. "
-                "Let the middleware store what it recorded."
-            )
-        record: dict[str, Any] = {
-            "status": value.status,
-            "headers": [list(pair) for pair in value.headers],
-            "chunks": [_to_plain(chunk) for chunk in value.chunks],
-        }
-        if self._form is not None:
-            record["form"] = asdict(self._form)
-        return Payload("json", json.dumps(record, ensure_ascii=False, separators=(",", ":")))
-
-    def decode(self, payload: Payload, /) -> StoredResponse:
-        """
-        The response again, byte for byte where it is asked for in the form it came in.
-
-        Raises:
-            CodecError: the payload is none of this codec, or cannot be said in that form.
-        """
-        try:
-            if payload.kind != "json":
-                raise ValueError(f"its kind is {payload.kind}")
-            record = json.loads(payload.data)
-            response = StoredResponse(
-                int(record["status"]),
-                tuple((str(name), str(value)) for name, value in record["headers"]),
-                tuple(_from_plain(chunk) for chunk in record["chunks"]),
-            )
-            told = Form(**record["form"]) if "form" in record else None
-            return in_form(response, told, self._form)
-        except Unconvertible as exc:
-            raise CodecError(
-                f"this answer cannot be said in the form that is asked for: {exc}. "
-                "The entry was left as it is. The next answer in this form overwrites it."
-            ) from exc
-        except (ValueError, TypeError, KeyError) as exc:
-            raise CodecError(
-                f"this entry is no stored response: {exc}. The entry was left as it is. "
-                "Clear it, or let the next answer overwrite it."
-            ) from exc
-
-
-def _to_plain(chunk: bytes) -> str | dict[str, str]:
-    try:
-        return chunk.decode()
-    except UnicodeDecodeError:
-        # Binary, or a chunk that ends within a character.
-        return {"base64": base64.b64encode(chunk).decode()}
-
-
-def _from_plain(plain: Any) -> bytes:
-    if isinstance(plain, str):
-        return plain.encode()
-    return base64.b64decode(plain["base64"], validate=True)

@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 from mneme._core.freshness import as_seconds
 from mneme._core.http.answers import is_whole_answer
 from mneme._core.http.request import Request
+from mneme._core.http.responses import StoredResponse
 from mneme._core.messages import Asked
-from mneme._core.settings import check_threshold
+from mneme._core.settings import check_count, check_threshold
 
 __all__ = ["Extractor", "Route", "Routes"]
 
@@ -27,6 +28,7 @@ query string but this text is the rest.
 
 CACHEABLE_METHODS = ("GET", "POST", "QUERY")
 BODY_METHODS = ("POST", "QUERY")
+CONTENT_TYPES = ("application/json", "application/*+json", "application/x-ndjson", "text/*")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,12 +45,17 @@ class Route:
         shared: True: answers are public, so who asks does not matter; None: as the
             middleware says.
         vary: names of further request fields that the answer depends on.
+        max_request_bytes: bodies over this pass by the cache; None: the middleware's limit.
+        max_response_bytes: bodies over this are not stored; never more than the middleware's
+            limit.
         statuses: response statuses that are stored.
         content_types: media types that are stored; ``*`` stands for any part.
         ignore_no_cache: store in spite of ``Cache-Control: no-cache`` in the response, which
             servers of event streams send by habit.
+        cache_if: ``(response) -> bool``: whether a whole answer is to be stored. An error in it
+            is counted, and stores nothing.
         is_whole: ``(content type, body) -> bool``: whether a body that ended cleanly is a
-            whole answer. The default knows the formats of OpenAI and Anthropic.
+            whole answer. The default knows the formats of OpenAI, Anthropic and Ollama.
 
     Raises:
         ValueError: a setting that makes no sense; the message names it.
@@ -60,9 +67,12 @@ class Route:
     threshold: float | None = None
     shared: bool | None = None
     vary: tuple[str, ...] = ()
+    max_request_bytes: int | None = None
+    max_response_bytes: int | None = None
     statuses: tuple[int, ...] = (200,)
-    content_types: tuple[str, ...] = ("application/json", "application/*+json", "text/*")
+    content_types: tuple[str, ...] = CONTENT_TYPES
     ignore_no_cache: bool = False
+    cache_if: Callable[[StoredResponse], bool] | None = None
     is_whole: Callable[[str, bytes], bool] = is_whole_answer
 
     def __post_init__(self) -> None:
@@ -71,6 +81,9 @@ class Route:
         as_seconds(self.ttl, "ttl")
         if self.threshold is not None:
             check_threshold(self.threshold, "threshold")
+        for limit in ("max_request_bytes", "max_response_bytes"):
+            if getattr(self, limit) is not None:
+                check_count(getattr(self, limit), limit)
         if unknown := set(self.allowed) - set(CACHEABLE_METHODS):
             raise ValueError(
                 f"methods {sorted(unknown)} are never answered from a cache. "
