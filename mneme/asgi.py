@@ -14,7 +14,14 @@ from typing import TypeAlias
 
 from mneme import context
 from mneme._core.core import core_of
-from mneme._core.http.exchange import Forward, cache_status, forward_of, hit_fields, is_objected_to
+from mneme._core.http.exchange import (
+    Forward,
+    Refused,
+    cache_status,
+    forward_of,
+    hit_fields,
+    is_objected_to,
+)
 from mneme._core.http.fields import Fields
 from mneme._core.http.gateway import (
     Gateway,
@@ -134,12 +141,12 @@ class SemanticCacheMiddleware:
         gateway = self._gateway
         outcome: Outcome = "bypass"
         replay: list[Message] = []
-        if not is_objected_to(fields_of(scope["headers"])):
+        if not is_objected_to(fields_of(scope["headers"]), heeds_client=route.heeds_client):
             body, replay = await read_body(receive, gateway.request_limit(route))
             if body is not None:
                 # Where a namespace is configured, it is open by now.
                 outcome = await gateway.look(self._port, request_of(scope, body), route)
-        if isinstance(outcome, Hit):
+        if isinstance(outcome, Hit | Refused):
             await _send_hit(outcome, send, is_head=scope["method"] == "HEAD")
         elif isinstance(outcome, Recorded):
             teed = _Teed(gateway, self._port, outcome, replayed(replay, receive), send)
@@ -290,7 +297,7 @@ def _told(start: Message, why: Forward) -> Message:
     return {**start, "headers": [*start.get("headers", ()), status]}
 
 
-async def _send_hit(hit: Hit, send: Send, *, is_head: bool) -> None:
+async def _send_hit(hit: Hit | Refused, send: Send, *, is_head: bool) -> None:
     response: StoredResponse = hit.response
     headers = _raw((*response.headers, *hit_fields(hit)))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})

@@ -20,7 +20,14 @@ from typing import Any, TypeAlias
 from mneme import context
 from mneme._core.core import core_of
 from mneme._core.http.environ import fields_of, path_of, read_body, request_of
-from mneme._core.http.exchange import Forward, cache_status, forward_of, hit_fields, is_objected_to
+from mneme._core.http.exchange import (
+    Forward,
+    Refused,
+    cache_status,
+    forward_of,
+    hit_fields,
+    is_objected_to,
+)
 from mneme._core.http.gateway import (
     Gateway,
     Outcome,
@@ -146,7 +153,7 @@ class SemanticCacheMiddleware:
         within = copy_context() if within is None else within
         outcome: Outcome = "bypass"
         body = None
-        if not is_objected_to(fields_of(environ)):
+        if not is_objected_to(fields_of(environ), heeds_client=route.heeds_client):
             body = read_body(environ, self._gateway.request_limit(route))
         if body is not None:
             asked = self._gateway.look(
@@ -158,7 +165,7 @@ class SemanticCacheMiddleware:
                 may_follow=lambda place: place != get_ident(),
             )
             outcome = within.run(drive, asked)
-        if isinstance(outcome, Hit):
+        if isinstance(outcome, Hit | Refused):
             return _send_hit(outcome, start_response, is_head=environ["REQUEST_METHOD"] == "HEAD")
         if isinstance(outcome, Recorded):
             tee = _Tee(self._gateway, self._port, outcome, within)
@@ -414,7 +421,9 @@ def _telling(why: Forward, start_response: StartResponse) -> StartResponse:
     return start
 
 
-def _send_hit(hit: Hit, start_response: StartResponse, *, is_head: bool) -> Iterable[bytes]:
+def _send_hit(
+    hit: Hit | Refused, start_response: StartResponse, *, is_head: bool
+) -> Iterable[bytes]:
     response: StoredResponse = hit.response
     start_response(_status_line(response.status), [*response.headers, *hit_fields(hit)])
     return [] if is_head else list(response.chunks)

@@ -206,7 +206,7 @@ def test_hosts_share_answers_where_the_developer_says_so() -> None:
         ("cache-control", "= ="),
     ],
 )
-def test_item_11_and_19_some_requests_pass_by_the_cache(name: str, value: str) -> None:
+def test_item_11_19_22_some_requests_pass_by_the_cache(name: str, value: str) -> None:
     """Ranges, conditions, encoded bodies, `no-store` and what cannot be read: no cache."""
     assert is_objected_to(((name, value),))
 
@@ -227,6 +227,19 @@ def test_item_19_a_client_may_ask_for_a_new_answer(headers: Any, is_fresh: bool)
     """`no-cache` and its like are answered anew; the new answer may be stored."""
     assert not is_objected_to(headers)
     assert wants_fresh(headers) is is_fresh
+
+
+@pytest.mark.parametrize("value", ["no-store", "no-cache", "max-age=0", 'x="unterminated'])
+def test_item_19_a_route_may_ignore_what_clients_say(value: str) -> None:
+    """`heeds_client=False`; conditions and encoded bodies are still not the cache's affair."""
+    headers = (("cache-control", value), ("pragma", "no-cache"))
+    assert not is_objected_to(headers, heeds_client=False)
+    assert not wants_fresh(headers, heeds_client=False)
+    assert is_objected_to((("if-match", "*"),), heeds_client=False)
+    request = with_fields(("cache-control", "no-transform"))
+    assert not asked(request).may_convert
+    assert asked(request, heeds_client=False).may_convert
+    assert asked(ASK).may_convert
 
 
 def test_item_19_directives_are_read_as_the_rfc_writes_them() -> None:

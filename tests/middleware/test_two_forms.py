@@ -172,3 +172,54 @@ def test_item_20_streams_that_say_no_cache_are_stored_where_the_route_says_so(ca
         for _ in range(2):
             answer = anyio.run(client.post, "/x", body)
         assert answer.layer == layer
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+@pytest.mark.parametrize("world", ["asgi", "wsgi"])
+def test_item_19_who_wants_a_stored_answer_or_none_gets_504_on_a_miss(
+    world: str, heeds: bool, cache: Any
+) -> None:
+    """`only-if-cached`: the application is not asked, unless the route ignores clients."""
+    name, value, asking, stream, content_type = FORMATS[0]
+    model = Model(value, stream, content_type)
+    routes = {"/x": Route(name, heeds_client=heeds)}
+    body = {**asking(WORDS), "stream": False}
+
+    def post(*headers: tuple[str, str]) -> Any:
+        if world == "wsgi":
+            app = WSGIMiddleware(model.wsgi, cache=cache, routes=routes)
+            return ByHandWSGI(app).post("/x", json.dumps(body).encode(), headers=headers)
+        client = mounted(model, cache, routes=routes)
+        return anyio.run(lambda: client.post("/x", body, headers=headers))
+
+    only = ("cache-control", "only-if-cached")
+    refused = post(only)
+    if heeds:
+        assert str(refused.status).startswith("504")
+        assert (refused.body, refused.cache_status) == (b"", "mneme; detail=only-if-cached")
+        assert model.asked == 0
+        post()
+    assert post(only).layer == "exact"
+    assert model.asked == 1
+
+
+@pytest.mark.parametrize("who", ["client", "application"])
+def test_item_19_nothing_is_converted_for_whom_no_transform_is_said(who: str, cache: Any) -> None:
+    """By the client or by the application: the form is as it was, or it is asked for anew."""
+    _, value, asking, stream, content_type = FORMATS[0]
+    asked: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        streams = bool(json.loads(await read_all(receive))["stream"])
+        asked.append(streams)
+        forbids = [(b"cache-control", b"no-transform")] if who == "application" else []
+        kind = content_type if streams else "application/json"
+        await start(send, (b"content-type", kind.encode()), *forbids)
+        await say(send, b"".join(stream) if streams else json.dumps(value).encode(), more=False)
+
+    client = mounted(app, cache, routes={"/x": openai_chat})
+    headers = [("cache-control", "no-transform")] if who == "client" else []
+    for streams in (False, False, True):
+        body = {**asking(WORDS), "stream": streams}
+        anyio.run(lambda body=body: client.post("/x", body, headers=headers))
+    assert asked == [False, True]

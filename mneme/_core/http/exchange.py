@@ -8,27 +8,31 @@ by which a client, and the application behind it, say what they want.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mneme._core.http.fields import Fields, directives, listed, tells_who, values_of
 from mneme._core.http.form import Form
 from mneme._core.http.request import NotJSON, Request, credentials
+from mneme._core.http.responses import StoredResponse
 from mneme._core.http.routes import Route
 from mneme._core.keys import partition_of
 from mneme._core.messages import Asked
 from mneme.records import Hit, Miss, Partition
 
 __all__ = [
+    "ANSWERED_OR_REFUSED",
     "COLLAPSED",
     "Forward",
     "Question",
+    "Refused",
     "cache_status",
     "forward_of",
     "hit_fields",
     "is_objected_to",
     "question",
+    "says",
     "unkeyed",
     "wants_fresh",
 ]
@@ -57,11 +61,39 @@ PROMPT = b"prompt"
 """Stands where the prompt was: no JSON and no text has a value of this type."""
 
 
-def is_objected_to(headers: Fields) -> bool:
+# What a client says in Cache-Control, and what it gets. "The no-store request directive
+# indicates that a cache MUST NOT store any part of either this request or any response to it"
+# (RFC 9111 §5.2.1.5); nor is it answered from the cache here.
+LEFT_ALONE = ("no-store",)
+
+# "The no-cache request directive indicates that the client prefers a stored response not be
+# used to satisfy the request without successful validation on the origin server" (§5.2.1.4).
+# "The max-age request directive indicates that the client prefers a response whose age is less
+# than or equal to the specified number of seconds" (§5.2.1.1); "The min-fresh request directive
+# indicates that the client prefers a response whose freshness lifetime is no less than its
+# current age plus the specified time in seconds" (§5.2.1.3): both read at their strictest.
+ANSWERED_ANEW = ("no-cache", "max-age", "min-fresh")
+
+# "The no-transform request directive indicates that the client is asking for intermediaries to
+# avoid transforming the content" (§5.2.1.6): no conversion between stream and value.
+NOT_CONVERTED = "no-transform"
+
+# "The only-if-cached request directive indicates that the client only wishes to obtain a stored
+# response. Caches that honor this request directive SHOULD, upon receiving it, respond with
+# either a stored response consistent with the other constraints of the request or a 504
+# (Gateway Timeout) status code" (§5.2.1.7).
+ANSWERED_OR_REFUSED = "only-if-cached"
+
+# "The max-stale request directive indicates that the client will accept a response that has
+# exceeded its freshness lifetime" (§5.2.1.2): it may, and here it never has to.
+
+
+def is_objected_to(headers: Fields, *, heeds_client: bool = True) -> bool:
     """
     Whether a request is not for the cache, told by its fields alone.
 
     A condition or a range speaks of one representation, and a similar question's is another.
+    `heeds_client` is False on a route whose developer ignores the directives of clients.
     """
     names = {name for name, _ in headers}
     if not names.isdisjoint(CONDITIONS):
@@ -69,22 +101,30 @@ def is_objected_to(headers: Fields) -> bool:
     values = {name: value.strip().lower() for name, value in headers}
     if values.get("content-encoding", "identity") not in ("", "identity"):
         return True
-    said = directives(values_of(headers, "cache-control"))
-    return said is None or "no-store" in said
+    said = _directives(headers) if heeds_client else {}
+    return said is None or not said.keys().isdisjoint(LEFT_ALONE)
 
 
-def wants_fresh(headers: Fields) -> bool:
-    """
-    Whether the client will not have a stored answer, so that only a new one will do.
-
-    ``max-age`` and ``min-fresh`` are read as ``no-cache``, their strictest meaning.
-    """
-    values = values_of(headers, "cache-control")
-    said = directives(values)
-    if not values:
-        # RFC 9111 §5.4: an old client's way to say it, heard where there is no other.
+def wants_fresh(headers: Fields, *, heeds_client: bool = True) -> bool:
+    """Whether the client will not have a stored answer, so that only a new one will do."""
+    if not heeds_client:
+        return False
+    if not values_of(headers, "cache-control"):
+        # "When the Cache-Control header field is not present in a request, caches MUST consider
+        # the no-cache request pragma-directive as having the same effect as if 'Cache-Control:
+        # no-cache' were present" (RFC 7234 §5.4, which RFC 9111 §5.4 deprecates).
         return any(name == "pragma" and "no-cache" in value.lower() for name, value in headers)
-    return said is None or not said.keys().isdisjoint(("no-cache", "max-age", "min-fresh"))
+    said = _directives(headers)
+    return said is None or not said.keys().isdisjoint(ANSWERED_ANEW)
+
+
+def says(headers: Fields, directive: str, *, heeds_client: bool = True) -> bool:
+    """Whether the client's ``Cache-Control`` has `directive`."""
+    return heeds_client and directive in (_directives(headers) or {})
+
+
+def _directives(headers: Fields) -> Mapping[str, str | None] | None:
+    return directives(values_of(headers, "cache-control"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +135,7 @@ class Question:
     partition: Partition
     semantic: bool
     form: Form | None = None
+    may_convert: bool = True
 
 
 def question(
@@ -123,7 +164,8 @@ def question(
     partition = partition_of(
         namespace,
         "http",
-        # HEAD asks for the head of what GET would answer (RFC 9110 §9.3.2).
+        # "The HEAD method is identical to GET except that the server MUST NOT send content in
+        # the response" (RFC 9110 §9.3.2).
         "GET" if request.method == "HEAD" else request.method,
         [request.values("host"), request.values("x-forwarded-host")] if by_host else None,
         request.raw_path or request.path,
@@ -131,7 +173,8 @@ def question(
         None if route.shared else credentials(request),
         asked.rest,
     )
-    return Question(asked.prompt, partition, asked.semantic, asked.form)
+    may_convert = not says(request.headers, NOT_CONVERTED, heeds_client=route.heeds_client)
+    return Question(asked.prompt, partition, asked.semantic, asked.form, may_convert)
 
 
 def _told_by(form: Form | None, request: Request) -> frozenset[str]:
@@ -203,19 +246,37 @@ def forward_of(miss: Miss) -> Forward:
     return "stale" if miss.reason in ("stale", "expired") else "miss"
 
 
-def cache_status(outcome: Hit | Forward) -> str:
-    """
-    The member that mneme appends to ``Cache-Status`` (RFC 9211).
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What a client gets who wants a stored answer or none, where there is none."""
 
-    Neither key nor similarity is told: they speak of other people's questions. A miss does
-    not say ``stored``: that is only known when the body has ended, long after the header.
+    response = StoredResponse(504, (("content-length", "0"),), ())
+
+
+def cache_status(outcome: Hit | Refused | Forward) -> str:
     """
+    The member that mneme appends to ``Cache-Status``.
+
+    ``hit`` "indicates that the request was satisfied by the cache; that is, it was not
+    forwarded, and the response was obtained from the cache" (RFC 9211 §2.1), ``fwd`` "indicates
+    that the request went forward towards the origin" and why (§2.2), ``ttl`` "the response's
+    remaining freshness lifetime" in seconds (§2.4). Neither key nor similarity is told: they
+    speak of other people's questions. A miss does not say ``stored``: that is only known when
+    the body has ended, long after the header.
+    """
+    if isinstance(outcome, Refused):
+        return f"mneme; detail={ANSWERED_OR_REFUSED}"
     if not isinstance(outcome, Hit):
         return f"mneme; fwd={outcome}"
     ttl = "" if outcome.ttl_seconds is None else f" ttl={int(outcome.ttl_seconds)};"
     return f"mneme; hit;{ttl} detail={outcome.layer}"
 
 
-def hit_fields(hit: Hit) -> Fields:
+def hit_fields(outcome: Hit | Refused) -> Fields:
     """The fields that a hit has beside those stored: its age and where it came from."""
-    return ("age", str(int(hit.age_seconds))), ("cache-status", cache_status(hit))
+    told = ("cache-status", cache_status(outcome))
+    if isinstance(outcome, Refused):
+        return (told,)
+    # "The 'Age' response header field conveys the sender's estimate of the time since the
+    # response was generated or successfully validated at the origin server" (RFC 9111 §5.1).
+    return ("age", str(int(outcome.age_seconds))), told

@@ -28,6 +28,9 @@ _SEPARATORS = re.compile(r"[-_]")
 PERSONAL = frozenset(("set-cookie", "set-cookie2", "clear-site-data", "content-range"))
 """Fields of a response that is for this client alone."""
 
+# "Intermediaries MUST parse a received Connection header field before a message is forwarded
+# and, for each connection-option in this field, remove any header or trailer field(s) from the
+# message with the same name as the connection-option" (RFC 9110 §7.6.1); these go unnamed too.
 _HOP_BY_HOP = frozenset((
     "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
     "upgrade",

@@ -20,9 +20,12 @@ from mneme._core.core import DEFAULT_NAMESPACE, Core
 from mneme._core.flights import Flight
 from mneme._core.freshness import as_seconds
 from mneme._core.http.exchange import (
+    ANSWERED_OR_REFUSED,
     Forward,
+    Refused,
     forward_of,
     question,
+    says,
     unkeyed,
     wants_fresh,
 )
@@ -102,7 +105,7 @@ def log_failure(why: Exception) -> None:
     log.log(level, "the namespace resolver failed, going on without any cache: %s", why)
 
 
-Outcome: TypeAlias = Hit | Recorded | Followed | Forward
+Outcome: TypeAlias = Hit | Recorded | Followed | Refused | Forward
 """A stored answer, a recording to fill, another's answer to pass on, or why none of these."""
 
 
@@ -180,6 +183,7 @@ class Gateway:
 
         `may_follow` is asked about the `place` that a leader gave.
         """
+        heeds = route.heeds_client
         fields = self._learned.get(route, frozenset())
         try:
             ask = self._ask(request, route, fields)
@@ -194,10 +198,10 @@ class Gateway:
         asked = _Asked(ask, request, route, fields)
         try:
             if context.current_mode.get() == "serve":
-                if wants_fresh(request.headers):
+                if wants_fresh(request.headers, heeds_client=heeds):
                     with context.refresh():
                         return await self._alone(port, asked)
-                if request.method != "HEAD":
+                if request.method != "HEAD" and not asked.may_refuse:
                     return await self._together(port, asked, place, may_follow)
             return await self._alone(port, asked)
         except Exception as exc:
@@ -302,6 +306,8 @@ class Gateway:
     def _outcome(self, asked: _Asked, found: Hit | Miss, lead: Lead | None = None) -> Outcome:
         if isinstance(found, Hit):
             return found
+        if asked.may_refuse:
+            return Refused()
         if found.reason in NOT_RECORDED or asked.request.method == "HEAD":
             return forward_of(found)
         recording = Recording(asked.route, max_bytes=self._max_response_bytes)
@@ -334,7 +340,7 @@ class Gateway:
             found.prompt,
             name,
             partition=found.partition,
-            codec=ResponseCodec(found.form),
+            codec=ResponseCodec(found.form, may_convert=found.may_convert),
             threshold=route.threshold,
             semantic=found.semantic,
         )
@@ -368,6 +374,12 @@ class _Asked:
     request: Request
     route: Route
     fields: frozenset[str]
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether the client would rather have no answer than one from the application."""
+        heeds = self.route.heeds_client
+        return says(self.request.headers, ANSWERED_OR_REFUSED, heeds_client=heeds)
 
 
 def _collapsed(ask: Ask, followed: Followed) -> Hit:

@@ -89,6 +89,8 @@ def _is_storable(route: Route, status: int, headers: Fields) -> bool:
     if not _is_of(content_types[0], route.content_types):
         return False
     names = {name.lower() for name, _ in headers}
+    # "A stored response with a Vary header field value containing a member '*' always fails to
+    # match" (RFC 9111 §4.1).
     if not names.isdisjoint(PERSONAL) or "*" in listed(headers, "vary"):
         return False
     if any(
@@ -98,9 +100,15 @@ def _is_storable(route: Route, status: int, headers: Fields) -> bool:
         return False
     if "cache-control" not in names:
         return True
+    # "The no-store response directive indicates that a cache MUST NOT store any part of either
+    # the immediate request or the response" (§5.2.2.5); "The unqualified private response
+    # directive indicates that a shared cache MUST NOT store the response" (§5.2.2.7).
     said = directives(values_of(headers, "cache-control"))
     if said is None or "no-store" in said or "private" in said:
         return False
+    # "The no-cache response directive, in its unqualified form (without an argument), indicates
+    # that the response MUST NOT be used to satisfy any other request without forwarding it for
+    # validation" (§5.2.2.4), which a POST has not.
     return route.ignore_no_cache or "no-cache" not in said
 
 
@@ -108,6 +116,10 @@ def _lifetime(headers: Fields, now: float) -> float | None:
     """
     How long a response lets itself be stored: ``s-maxage``, ``max-age`` or ``Expires``, the
     first that there is (RFC 9111 §4.2.1). What cannot be read means not at all.
+
+    "The s-maxage response directive indicates that, for a shared cache, the maximum age
+    specified by this directive overrides the maximum age specified by either the max-age
+    directive or the Expires header field" (§5.2.2.10).
     """
     said = directives(values_of(headers, "cache-control")) or {}
     for name in ("s-maxage", "max-age"):

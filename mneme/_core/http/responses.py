@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mneme._core.http import formats
-from mneme._core.http.fields import Fields
+from mneme._core.http.fields import Fields, directives, values_of
 from mneme._core.http.form import Form, Unconvertible
 from mneme.errors import CodecError
 from mneme.records import Payload
@@ -45,6 +45,10 @@ def in_form(response: StoredResponse, told: Form | None, wanted: Form | None) ->
         return response
     if told is None or wanted is None:
         raise Unconvertible("one of the two forms is not known")
+    # "The no-transform response directive indicates that an intermediary (...) MUST NOT
+    # transform the content" (RFC 9111 §5.2.2.6).
+    if "no-transform" in (directives(values_of(response.headers, "cache-control")) or {}):
+        raise Unconvertible("the application forbids it")
     chunks = formats.convert(response.body, told, wanted)
     changed = ("content-type", "content-length")
     kept = [pair for pair in response.headers if pair[0].lower() not in changed]
@@ -64,8 +68,9 @@ class ResponseCodec:
     which this caller asks.
     """
 
-    def __init__(self, form: Form | None = None) -> None:
+    def __init__(self, form: Form | None = None, *, may_convert: bool = True) -> None:
         self._form = form
+        self._may_convert = may_convert
 
     def encode(self, value: Any, /) -> Payload:
         """
@@ -105,6 +110,8 @@ class ResponseCodec:
                 tuple(_from_plain(chunk) for chunk in record["chunks"]),
             )
             told = Form(**record["form"]) if "form" in record else None
+            if told != self._form and not self._may_convert:
+                raise Unconvertible("the client forbids it")
             return in_form(response, told, self._form)
         except Unconvertible as exc:
             raise CodecError(

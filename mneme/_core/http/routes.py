@@ -52,6 +52,7 @@ class Route:
         content_types: media types that are stored; ``*`` stands for any part.
         ignore_no_cache: store in spite of ``Cache-Control: no-cache`` in the response, which
             servers of event streams send by habit.
+        heeds_client: False: what a request's ``Cache-Control`` and ``Pragma`` say is ignored.
         cache_if: ``(response) -> bool``: whether a whole answer is to be stored. An error in it
             is counted, and stores nothing.
         is_whole: ``(content type, body) -> bool``: whether a body that ended cleanly is a
@@ -72,6 +73,7 @@ class Route:
     statuses: tuple[int, ...] = (200,)
     content_types: tuple[str, ...] = CONTENT_TYPES
     ignore_no_cache: bool = False
+    heeds_client: bool = True
     cache_if: Callable[[StoredResponse], bool] | None = None
     is_whole: Callable[[str, bytes], bool] = is_whole_answer
 
