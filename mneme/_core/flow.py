@@ -106,11 +106,17 @@ class Port(Protocol):
     def start(self, job: Callable[[], Coroutine[Any, Any, object]]) -> None: ...
 
 
-async def look(port: Port, ask: Ask, vector: Any = None) -> Hit | Miss:
-    """The exact layer, then the semantic one; what is down is a miss."""
+async def look(port: Port, ask: Ask, vector: Any = None, *, also: Ask | None = None) -> Hit | Miss:
+    """
+    The exact layer, then the semantic one; what is down is a miss.
+
+    `also` is the same question in another partition, where each layer looks as well.
+    """
     ask, outcome = await _begun(port, ask)
+    if outcome is None and also is not None:
+        outcome = port.core.recall(also)
     if outcome is None:
-        outcome = await _compare(port, ask, vector)
+        outcome = await _compare(port, ask, vector, also)
     return port.core.told(outcome, ask)
 
 
@@ -423,7 +429,9 @@ async def _settled(port: Port, ask: Ask) -> Hit | Miss | None:
     return found
 
 
-async def _compare(port: Port, ask: Ask, vector: Any = None) -> Hit | Miss:
+async def _compare(
+    port: Port, ask: Ask, vector: Any = None, also: Ask | None = None
+) -> Hit | Miss:
     """The semantic layer's word."""
     core = port.core
     if not ask.semantic:
@@ -433,6 +441,9 @@ async def _compare(port: Port, ask: Ask, vector: Any = None) -> Hit | Miss:
     except EMBEDDER_WEATHER as exc:
         return _without_embedder(core, ask, exc)
     candidates = await port.near(ask.partition, unit)
+    if also is not None:
+        beside = await port.near(also.partition, unit)
+        candidates = sorted((*candidates, *beside), key=lambda one: -one.similarity)
     outcome = core.judge(ask, unit, candidates)
     if core.judges.of(ask).manner.verify is not None and candidates:
         outcome = await verified(port, ask, outcome, candidates)

@@ -291,7 +291,7 @@ def test_item_29_a_response_is_read_in_the_form_that_is_asked_for() -> None:
 def test_item_29_what_has_no_other_form_is_not_served_in_it(told: Any, wanted: Any) -> None:
     """Nothing is known of one of the two, or the body is none of its form."""
     stored = ResponseCodec(told).encode(STREAMED)
-    with pytest.raises(CodecError, match="next answer in this form overwrites it"):
+    with pytest.raises(CodecError, match="Ask the application for this form"):
         ResponseCodec(wanted).decode(stored)
 
 

@@ -161,7 +161,7 @@ def test_item_29_usage_goes_to_those_who_ask_for_it(served: Any, stored: Any) ->
 def test_item_29_an_answer_that_would_lack_something_is_asked_for_anew(
     served: Any, stored: Any
 ) -> None:
-    """A stream without usage makes no plain answer; the plain one then answers both."""
+    """A stream without usage makes no plain answer; both are kept, and the plain one streams."""
     model = TwoForms(CHAT_WORDS)
     with asked(model, served) as (url, _):
         chat_stream(url)
@@ -171,5 +171,5 @@ def test_item_29_an_answer_that_would_lack_something_is_asked_for_anew(
         assert model.asked == [True, False]
         chat_stream(url)
         chat_value(url)
-        chat_stream_with_usage(url)
+        assert chat_stream_with_usage(url)["usage"]["total_tokens"] == 12
         assert model.asked == [True, False]

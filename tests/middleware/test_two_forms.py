@@ -120,24 +120,52 @@ def _without_ids(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("is_plain_first", [True, False])
-def test_item_29_an_answer_that_cannot_be_converted_is_asked_for_anew(
+def test_item_29_answers_that_cannot_be_converted_are_kept_side_by_side(
     is_plain_first: bool, cache: Any
 ) -> None:
-    """Each form from the application, and no entry of one serves the other."""
+    """Each form from the application, once; neither serves the other or takes its place."""
     value = {**CHAT_WORDS[0], "prompt_filter_results": [{"hate": "safe"}]}
     events: Events = [{**CHAT_WORDS[1][0], "prompt_filter_results": [1]}, *CHAT_WORDS[1][1:]]
     model = Model(value, on_the_wire(events), "text/event-stream")
     client = mounted(model, cache, routes={"/x": openai_chat})
 
-    def post(*, streams: bool) -> Any:
-        body = {"messages": [{"role": "user", "content": WORDS}], "stream": streams}
+    def post(text: str, *, streams: bool) -> Any:
+        body = {"messages": [{"role": "user", "content": text}], "stream": streams}
         return anyio.run(client.post, "/x", body)
 
-    assert post(streams=not is_plain_first).layer is None
-    assert post(streams=not is_plain_first).layer == "exact"
-    assert post(streams=is_plain_first).layer is None
-    assert post(streams=is_plain_first).layer == "exact"
+    first = post(WORDS, streams=not is_plain_first)
+    assert (first.layer, model.asked) == (None, 1)
+    assert post(WORDS, streams=is_plain_first).layer is None
+    found = [post(text, streams=streams) for text in (WORDS, REWORDED) for streams in (True, False)]
+    assert [answer.layer is None for answer in found] == [False] * 4
     assert model.asked == 2
+    assert post(WORDS, streams=not is_plain_first).body == first.body
+    assert cache.stats().hits_exact + cache.stats().hits_semantic == 5
+    assert cache.stats().misses == 2
+
+
+def test_item_29_callers_at_once_each_get_their_form(cache: Any) -> None:
+    """A stream and a plain answer to one question, asked for together."""
+    _, value, asking, stream, content_type = FORMATS[0]
+    model = Model(value, stream, content_type)
+    client = mounted(model, cache, routes={"/x": openai_chat})
+    told: list[tuple[bool, str]] = []
+
+    async def ask(streams: bool) -> None:
+        options = {"stream_options": {"include_usage": True}} if streams else {}
+        answer = await client.post("/x", {**asking(WORDS), "stream": streams, **options})
+        told.append((streams, dict(answer.headers)["content-type"].partition(";")[0]))
+
+    async def main() -> None:
+        for _ in range(2):
+            async with anyio.create_task_group() as group:
+                for at in range(6):
+                    group.start_soon(ask, bool(at % 2))
+
+    anyio.run(main)
+    kinds = {False: "application/json", True: content_type}
+    assert [kind for _, kind in told] == [kinds[streams] for streams, _ in told]
+    assert len(told) == 12
 
 
 def test_item_29_an_application_that_does_not_stream_is_replayed_as_it_is(cache: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -33,9 +33,9 @@ from mneme._core.http.recorded import Followed, Recorded
 from mneme._core.http.recording import Recording
 from mneme._core.http.relay import Lead, Relay
 from mneme._core.http.request import Request
-from mneme._core.http.responses import ResponseCodec, StoredResponse
+from mneme._core.http.responses import ResponseCodec, StoredResponse, has_other_form
 from mneme._core.http.routes import Route, Routes
-from mneme._core.keys import Ask, NoStableForm, Unaskable, check_namespace
+from mneme._core.keys import Ask, NoStableForm, Unaskable, check_namespace, partition_of
 from mneme._core.settings import check_count
 from mneme.errors import NamespaceRequiredError
 from mneme.records import Hit, Miss, Terms
@@ -209,7 +209,8 @@ class Gateway:
             return "bypass"
 
     async def _alone(self, port: Port, asked: _Asked, vector: Any = None) -> Outcome:
-        return self._outcome(asked, await flow.look(port, asked.ask, vector))
+        found = await flow.look(port, asked.ask, vector, also=self._beside(asked.ask))
+        return self._outcome(asked, found)
 
     async def _together(
         self, port: Port, asked: _Asked, place: object, may_follow: Callable[[object], bool]
@@ -236,7 +237,7 @@ class Gateway:
 
     async def _lead(self, port: Port, asked: _Asked, lead: Lead) -> Outcome:
         try:
-            found = await flow.look(port, asked.ask)
+            found = await flow.look(port, asked.ask, also=self._beside(asked.ask))
         except Exception:
             lead.cut()
             raise
@@ -320,6 +321,9 @@ class Gateway:
         try:
             response = recorded.recording.finish()
             if response is not None and (miss := self._addressed(recorded)) is not None:
+                ask = miss.ask
+                if (beside := self._beside(ask)) and not has_other_form(response, ask.codec.form):
+                    miss = replace(miss, ask=beside)
                 is_kept = await flow.fill(port, miss, response, Terms(ttl=self._ttl(recorded)))
         except Exception as exc:
             self.failed("storing of a response", exc)
@@ -343,6 +347,20 @@ class Gateway:
             codec=ResponseCodec(found.form, may_convert=found.may_convert),
             threshold=route.threshold,
             semantic=found.semantic,
+        )
+
+    def _beside(self, ask: Ask) -> Ask | None:
+        """The same question where answers are kept that have no form but the one asked for."""
+        codec = ask.codec
+        if not isinstance(codec, ResponseCodec) or codec.form is None:
+            return None
+        return self.core.ask(
+            ask.prompt,
+            ask.namespace,
+            partition=partition_of(ask.namespace, "form", ask.partition, asdict(codec.form)),
+            codec=codec,
+            threshold=ask.threshold,
+            semantic=ask.semantic,
         )
 
     def _addressed(self, recorded: Recorded) -> Miss | None:

@@ -15,7 +15,7 @@ from mneme._core.http.form import Form, Unconvertible
 from mneme.errors import CodecError
 from mneme.records import Payload
 
-__all__ = ["ResponseCodec", "StoredResponse", "in_form"]
+__all__ = ["ResponseCodec", "StoredResponse", "has_other_form", "in_form"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,15 @@ def in_form(response: StoredResponse, told: Form | None, wanted: Form | None) ->
     return StoredResponse(response.status, (*kept, *told_type), chunks)
 
 
+def has_other_form(response: StoredResponse, told: Form) -> bool:
+    """Whether a response that came in the form `told` can be served in the other one, too."""
+    try:
+        in_form(response, told, Form(told.format, streams=not told.streams))
+    except Unconvertible:
+        return False
+    return True
+
+
 class ResponseCodec:
     """
     Stored responses as JSON: a chunk is text where it is UTF-8, else Base64 in an object.
@@ -69,7 +78,7 @@ class ResponseCodec:
     """
 
     def __init__(self, form: Form | None = None, *, may_convert: bool = True) -> None:
-        self._form = form
+        self.form = form
         self._may_convert = may_convert
 
     def encode(self, value: Any, /) -> Payload:
@@ -89,8 +98,8 @@ class ResponseCodec:
             "headers": [list(pair) for pair in value.headers],
             "chunks": [_to_plain(chunk) for chunk in value.chunks],
         }
-        if self._form is not None:
-            record["form"] = asdict(self._form)
+        if self.form is not None:
+            record["form"] = asdict(self.form)
         return Payload("json", json.dumps(record, ensure_ascii=False, separators=(",", ":")))
 
     def decode(self, payload: Payload, /) -> StoredResponse:
@@ -110,13 +119,13 @@ class ResponseCodec:
                 tuple(_from_plain(chunk) for chunk in record["chunks"]),
             )
             told = Form(**record["form"]) if "form" in record else None
-            if told != self._form and not self._may_convert:
+            if told != self.form and not self._may_convert:
                 raise Unconvertible("the client forbids it")
-            return in_form(response, told, self._form)
+            return in_form(response, told, self.form)
         except Unconvertible as exc:
             raise CodecError(
                 f"this answer cannot be said in the form that is asked for: {exc}. "
-                "The entry was left as it is. The next answer in this form overwrites it."
+                "The entry was left as it is. Ask the application for this form."
             ) from exc
         except (ValueError, TypeError, KeyError) as exc:
             raise CodecError(
