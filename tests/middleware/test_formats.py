@@ -72,13 +72,26 @@ def test_item_29_usage_is_told_to_those_who_asked_for_it(answer: dict[str, Any])
         assert all(b'"usage":null' in chunk for chunk in told[:-2])
 
 
+@pytest.mark.parametrize("without", [{"usage": None}, {}])
+def test_item_29_an_answer_without_usage_makes_a_stream_but_no_stream_makes_it(
+    without: dict[str, Any],
+) -> None:
+    """Servers that count nothing are answered in both forms from their plain answers only."""
+    bare = {**{k: v for k, v in CHAT.items() if k != "usage"}, **without}
+    for form in (stream("openai_chat"), stream("openai_chat", with_usage=False)):
+        chunks = convert(body(bare), value("openai_chat"), form)
+        assert not any(b"total_tokens" in chunk for chunk in chunks)
+        with pytest.raises(Unconvertible, match="does not say its usage"):
+            convert(b"".join(chunks), form, value("openai_chat"))
+
+
 @given(completions)
 def test_item_29_what_a_stream_does_not_say_is_not_made_up(answer: dict[str, Any]) -> None:
     """From a stream without usage comes neither a plain answer nor a stream with it."""
     short = stream("openai_chat", with_usage=False)
     untold = b"".join(convert(body(answer), value("openai_chat"), short))
     for wanted in (value("openai_chat"), stream("openai_chat")):
-        with pytest.raises(Unconvertible, match="without its usage"):
+        with pytest.raises(Unconvertible, match="does not say its usage"):
             convert(untold, short, wanted)
 
 

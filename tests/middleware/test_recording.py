@@ -255,7 +255,7 @@ def test_the_developer_says_what_is_stored_and_how_much() -> None:
     assert recorded(b"[" + b" " * 100 + b"]", max_response_bytes=1_000) is None
 
 
-CHUNK = {"id": "1", "object": "chat.completion.chunk", "choices": []}
+CHUNK = {"id": "1", "object": "chat.completion.chunk", "choices": [], "usage": {"total_tokens": 2}}
 SAYS = {"index": 0, "delta": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
 STREAM = Form("openai_chat", streams=True)
 VALUE = Form("openai_chat", streams=False)

@@ -68,9 +68,9 @@ completions = merged(
         choices=st.lists(choices, min_size=1, max_size=2).map(
             lambda found: [{"index": at, **one} for at, one in enumerate(found)]
         ),
+        usage=usages,
     ),
     maybe(
-        usage=st.none() | usages,
         service_tier=st.none() | words,
         system_fingerprint=st.none() | words,
         moderation=st.none(),

@@ -34,8 +34,8 @@ class _Format:
 
     parted: Callable[[str], list[Any] | None]
     stream_of: Callable[[Any, Form], list[bytes]]
-    value_of: Callable[[list[Any], Form], Any]
-    restream: Callable[[list[Any], Form, Form], list[bytes]] | None = None
+    value_of: Callable[[list[Any]], Any]
+    restream: Callable[[list[Any], Form], list[bytes]] | None = None
 
 
 _FORMATS = {
@@ -78,7 +78,7 @@ def _converted(known: _Format, text: str, told: Form, wanted: Form) -> list[byte
     if events is None:
         raise Unconvertible("the stream was cut within an event")
     if not wanted.streams:
-        return [dumped(known.value_of(events, told)).encode()]
+        return [dumped(known.value_of(events)).encode()]
     if known.restream is None:
         raise Unconvertible("streams of this format have one form")
-    return known.restream(events, told, wanted)
+    return known.restream(events, wanted)

@@ -81,7 +81,7 @@ def _block(at: int, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"type": "content_block_stop", "index": at}
 
 
-def value_of(events: list[Event], told: Form) -> dict[str, Any]:
+def value_of(events: list[Event]) -> dict[str, Any]:
     """
     The answer that a stream says.
 

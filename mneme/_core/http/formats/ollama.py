@@ -72,7 +72,7 @@ def _generate(answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"response": "", **({"thinking": ""} if answer.get("thinking") else {})}
 
 
-def value_of(events: list[Any], told: Form) -> dict[str, Any]:
+def value_of(events: list[Any]) -> dict[str, Any]:
     """
     The answer that a stream says.
 

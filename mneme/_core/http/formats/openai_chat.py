@@ -104,7 +104,7 @@ def _calling(at: int, call: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"tool_calls": [{"index": at, "function": {"arguments": arguments}}]}
 
 
-def value_of(events: list[Event], told: Form) -> dict[str, Any]:
+def value_of(events: list[Event]) -> dict[str, Any]:
     """
     The answer that a stream says.
 
@@ -124,8 +124,8 @@ def value_of(events: list[Event], told: Form) -> dict[str, Any]:
                     choices.setdefault(take(piece, "index", int), _Choice()).add(piece)
             elif name != "obfuscation":
                 keep(answer, name, value)
-    if not told.with_usage and answer.get("usage") is None:
-        raise Unconvertible("the stream was asked for without its usage")
+    if answer.get("usage") is None:
+        raise Unconvertible("the stream does not say its usage")
     said = [choices[index].said(index) for index in sorted(choices)]
     return {**answer, "object": "chat.completion", "choices": said}
 
@@ -188,7 +188,7 @@ class _Choice:
         return {"index": index, "message": message, **self._rest}
 
 
-def restream(events: list[Event], told: Form, wanted: Form) -> list[bytes]:
+def restream(events: list[Event], wanted: Form) -> list[bytes]:
     """
     A stream with the usage or without it.
 
@@ -198,7 +198,7 @@ def restream(events: list[Event], told: Form, wanted: Form) -> list[bytes]:
     chunks = _chunks(events)
     if wanted.with_usage:
         if not any(chunk.get("usage") for chunk in chunks):
-            raise Unconvertible("the stream was asked for without its usage")
+            raise Unconvertible("the stream does not say its usage")
         return [*map(as_event, chunks), as_event(DONE)]
     kept = [
         {name: value for name, value in chunk.items() if name != "usage"}

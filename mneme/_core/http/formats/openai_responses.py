@@ -108,7 +108,7 @@ def _text(prefix: str, where: dict[str, Any], field: str, text: str, **more: Any
     yield f"{prefix}.done", {**where, field: text, **more}
 
 
-def value_of(events: list[Event], told: Form) -> dict[str, Any]:
+def value_of(events: list[Event]) -> dict[str, Any]:
     """
     The answer that a stream says, from its last event.
 
