@@ -429,9 +429,7 @@ async def _settled(port: Port, ask: Ask) -> Hit | Miss | None:
     return found
 
 
-async def _compare(
-    port: Port, ask: Ask, vector: Any = None, also: Ask | None = None
-) -> Hit | Miss:
+async def _compare(port: Port, ask: Ask, vector: Any = None, also: Ask | None = None) -> Hit | Miss:
     """The semantic layer's word."""
     core = port.core
     if not ask.semantic:

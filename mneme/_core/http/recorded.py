@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from mneme._core.http.exchange import COLLAPSED, unkeyed
 from mneme._core.http.fields import Fields, is_streamed, replayable
-from mneme._core.http.recording import Recording, StoredResponse
+from mneme._core.http.recording import Recording
 from mneme._core.http.relay import Head, Lead, Reader, Relay
 from mneme._core.http.request import Request
+from mneme._core.http.responses import StoredResponse
 from mneme._core.http.routes import Route
 from mneme.records import Miss
 
