@@ -83,6 +83,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "httpx2": ("transports",),
     "hypothesis": ("testing",),
     "langchain_core": ("integrations.langchain",),
+    "matplotlib": ("calibrate.picture",),
     "numpy": EVERYWHERE,
     "opentelemetry": ("integrations.opentelemetry",),
     "pgvector": ("stores.postgres",),

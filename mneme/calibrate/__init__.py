@@ -4,6 +4,8 @@ from mneme._core.calibration import Calibration
 from mneme.calibrate.choice import HitCurve, choose_threshold, hit_curve
 from mneme.calibrate.guarantee import Guarantee, guaranteed_threshold, labels_needed, upper_bound
 from mneme.calibrate.pairs import Pair, check_pairs, load_pairs
+from mneme.calibrate.picture import check_picture, save_picture
+from mneme.calibrate.report import Report, ReportPoint, report_of
 from mneme.calibrate.score import Progress, ScoredPairs, ascore_pairs, score_pairs, similarities
 from mneme.calibrate.sweep import (
     CalibrationResult,
@@ -20,9 +22,12 @@ __all__ = [
     "HitCurve",
     "Pair",
     "Progress",
+    "Report",
+    "ReportPoint",
     "ScoredPairs",
     "ascore_pairs",
     "check_pairs",
+    "check_picture",
     "choose_threshold",
     "find_threshold",
     "guaranteed_threshold",
@@ -30,6 +35,8 @@ __all__ = [
     "labels_needed",
     "load_pairs",
     "precision_recall_curve",
+    "report_of",
+    "save_picture",
     "score_pairs",
     "similarities",
     "upper_bound",

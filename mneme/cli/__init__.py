@@ -1,4 +1,4 @@
-"""``python -m mneme``, also installed as ``mneme``: see the demo, look into a cache file."""
+"""``python -m mneme``, also installed as ``mneme``: the demo, calibration, a look into a file."""
 
 from __future__ import annotations
 

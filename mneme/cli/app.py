@@ -20,6 +20,7 @@ from rich.text import Text
 import mneme
 from mneme._core.freshness import freshness
 from mneme.cache import SemanticCache
+from mneme.cli.calibration import calibrate
 from mneme.cli.files import bytes_on_disk, open_store, owner_of
 from mneme.cli.say import (
     fail,
@@ -37,11 +38,13 @@ from mneme.records import Entry
 __all__ = ["app"]
 
 app: typer.Typer = typer.Typer(
-    help="See the demo of mneme, and look into the file of a cache.",
+    help="See the demo of mneme, find a threshold, and look into the file of a cache.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.command()(calibrate)
 
 File = Annotated[Path, typer.Argument(help="The SQLite file of a cache.")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

@@ -59,9 +59,9 @@ def table_of(*left: str, right: Iterable[str] = ()) -> Table:
     return table
 
 
-def printable(text: str) -> str:
+def printable(text: str, *, keep: str = "") -> str:
     """`text` without what could steer a terminal: prompts come from anybody."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    return "".join(char if char.isprintable() or char in keep else " " for char in text)
 
 
 def shortened(text: str, limit: int = 120) -> str:

@@ -97,6 +97,44 @@ def test_too_few_labels_promise_nothing_and_say_how_many_more() -> None:
     assert "0.9000" in str(enough)
 
 
+@pytest.mark.parametrize("labels", [149, 160, 200])
+def test_the_fewest_labels_are_enough(labels: int) -> None:
+    """149 labels without an error promise 2 %, in whatever steps they are tested."""
+    for scores in ([0.9] * labels, [0.5 + at / 1_000 for at in range(labels)]):
+        found = guaranteed_threshold([(score, True) for score in scores], 0.02)
+        assert found.threshold is not None
+        assert found.bound <= 0.02
+
+
+def test_a_wrong_label_at_the_top_costs_no_promise() -> None:
+    """Wrong labels among the surest end the first sequence, and a later one goes on."""
+    labelled = [(1.0, False)] * 6 + [(0.9 - at / 10_000, True) for at in range(3_000)]
+    found = guaranteed_threshold(labelled, 0.02)
+    assert found.hits == 3_006
+    assert (found.wrong, found.more_labels) == (6, 0)
+
+
+@given(st.integers(1, 40), st.floats(0.02, 0.3))
+def test_more_labels_are_as_many_as_it_says(right: int, max_error: float) -> None:
+    """With so many more right ones there is a threshold, and where all were right no sooner."""
+    found = guaranteed_threshold([(0.9, True)] * right, max_error)
+    if found.threshold is None:
+        assert guaranteed_threshold(
+            [(0.9, True)] * (right + found.more_labels), max_error
+        ).threshold
+        assert (
+            guaranteed_threshold(
+                [(0.9, True)] * (right + found.more_labels - 1), max_error
+            ).threshold
+            is None
+        )
+    mixed = [(0.9, True)] * right + [(0.5, False)] * 40
+    found = guaranteed_threshold(mixed, max_error)
+    if found.threshold is None:
+        more = [(0.9, True)] * found.more_labels
+        assert guaranteed_threshold(more + mixed, max_error).threshold == 0.9
+
+
 def test_equal_scores_stand_or_fall_together() -> None:
     """A threshold serves all of its ties, so their errors all count."""
     labelled = [(0.9, True)] * 300 + [(0.8, True)] * 10 + [(0.8, False)] * 100

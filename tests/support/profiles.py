@@ -26,6 +26,7 @@ OPTIONAL = (
     "httpx",
     "httpx2",
     "hypercorn",
+    "matplotlib",
     "mneme.cli",
     "mneme.integrations.opentelemetry",
     "mneme.integrations.prometheus",
