@@ -21,7 +21,7 @@ from mneme._core.anytime import ErrorBound, check_share, evidence
 __all__ = ["Tightening"]
 
 STEPS = 16
-"""Thresholds tried between the first one and 1, which leaves the exact layer alone."""
+"""Thresholds tried below 1, where only equal vectors are served."""
 
 BLOCK = 64
 MAX_BLOCKS = 32
@@ -56,6 +56,10 @@ class Tightening:
         check_share(self.confidence, "confidence")
         if not 0.0 <= self.floor <= 1.0:
             raise ValueError(f"floor must be a cosine from 0.0 to 1.0, got {self.floor!r}.")
+        blocks = {len(self.starts), len(self.hits), len(self.wrong)}
+        steps = {len(block) for block in (*self.hits, *self.wrong)}
+        if not 0 <= self.level <= STEPS or blocks == {0} or len(blocks) > 1 or steps != {STEPS + 1}:
+            raise ValueError("these are not the counts of a Tightening. Begin with a new one.")
 
     @property
     def threshold(self) -> float:
@@ -88,7 +92,8 @@ class Tightening:
             self._begin_block()
         self.hits[-1][step] += 1
         self.wrong[-1][step] += wrong
-        return wrong and self._tightened()
+        # At 1.0 there is nothing left to tighten.
+        return wrong and self.threshold < 1.0 and self._tightened()
 
     def _steps(self) -> list[float]:
         return [self.floor + (1.0 - self.floor) * at / STEPS for at in range(STEPS)] + [1.0]

@@ -184,14 +184,12 @@ def _scored(
     guards: Sequence[Guard],
 ) -> ScoredPairs:
     places = {text: row for row, text in enumerate(texts)}
-    matrix = np.array(rows, dtype=np.float64)
-    left = matrix[[places[pair.a] for pair in pairs]]
-    right = matrix[[places[pair.b] for pair in pairs]]
-    cosines = np.clip(np.einsum("ij,ij->i", left, right), -1.0, 1.0)
+    # One by one: all pairs of vectors at once would take twice the memory of the vectors.
+    cosines = [float(rows[places[pair.a]] @ rows[places[pair.b]]) for pair in pairs]
     refused = [any(guard(pair.a, pair.b) for guard in guards) for pair in pairs]
     return ScoredPairs(
         pairs,
-        np.asarray(cosines),
+        np.clip(np.array(cosines, dtype=np.float64), -1.0, 1.0),
         np.array(refused, dtype=bool),
         embedder.fingerprint,
         embedder.dim,

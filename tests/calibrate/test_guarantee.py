@@ -45,6 +45,23 @@ def test_the_promise_is_broken_no_more_often_than_stated(max_error: float) -> No
     assert broken <= 32
 
 
+@pytest.mark.parametrize("max_error", [0.01, 0.02, 0.05])
+@pytest.mark.parametrize("labels", [500, 2_000])
+def test_where_no_threshold_keeps_the_limit_none_is_promised(max_error: float, labels: int) -> None:
+    """
+    The worst case: a hair over the limit everywhere, so that every step is a chance to err.
+
+    Over 400 drawings any threshold at all is promised in at most 5 %; bound as above.
+    """
+    rng = np.random.default_rng(3)
+    broken = 0
+    for _ in range(400):
+        right = rng.random(labels) >= max_error * 1.001
+        found = guaranteed_threshold(zip(rng.random(labels), right, strict=True), max_error)
+        broken += found.threshold is not None
+    assert broken <= 32
+
+
 @pytest.mark.parametrize("max_error", [0.02, 0.05])
 def test_it_serves_nearly_what_the_oracle_would(max_error: float) -> None:
     """From 4,000 labels the hit rate is within 10 % of that of the best true threshold."""

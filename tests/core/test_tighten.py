@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_a_rate_that_rises_is_caught(quiet: int) -> None:
     assert np.mean(np.array(left) <= 1.05 * MAX_ERROR) > 0.5
 
 
-def test_where_no_threshold_helps_the_exact_layer_is_left() -> None:
+def test_where_no_threshold_helps_equal_vectors_are_left() -> None:
     """Errors at every similarity end at 1.0, and the reason tells the counts."""
     found = Tightening(FLOOR, MAX_ERROR)
     assert [found.add(near, True) for near in (0.99, 0.999)] == [False, True]
@@ -67,6 +68,17 @@ def test_where_no_threshold_helps_the_exact_layer_is_left() -> None:
         "2 of the last 2 audited hits at 0.8500 and above were wrong, "
         "which shows more than 2.0% with 95% confidence."
     )
+
+
+def test_at_the_last_step_it_stays() -> None:
+    """Equal vectors with wrong answers cannot be parted by a threshold; it stays at 1.0."""
+    found = Tightening(FLOOR, MAX_ERROR)
+    assert [found.add(1.0, True) for _ in range(20)].count(True) == 1
+    assert found.threshold == 1.0
+    assert found.bound.hits == 20
+    found = Tightening(1.0, MAX_ERROR)
+    assert not any(found.add(1.0, True) for _ in range(20))
+    assert found.threshold == 1.0
 
 
 @given(audits)
@@ -130,9 +142,13 @@ def test_an_audit_of_an_earlier_threshold_is_left_out() -> None:
         ({"floor": 85.0}, "floor must be a cosine"),
         ({"max_error": 0.0}, "max_error must be between 0 and 1"),
         ({"confidence": 1.0}, "confidence must be between 0 and 1"),
+        ({"level": 17}, "not the counts of a Tightening"),
+        ({"starts": []}, "not the counts of a Tightening"),
+        ({"starts": [], "hits": [], "wrong": []}, "not the counts of a Tightening"),
+        ({"hits": [[0] * 5]}, "not the counts of a Tightening"),
     ],
 )
-def test_wrong_values_are_named(fields: dict[str, float], message: str) -> None:
+def test_wrong_values_are_named(fields: dict[str, Any], message: str) -> None:
     """A value that makes no sense is refused by name."""
     with pytest.raises(ValueError, match=message):
         Tightening(**{"floor": 0.85, "max_error": 0.02, **fields})
