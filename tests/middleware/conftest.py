@@ -38,6 +38,7 @@ def cache(clock: ManualClock, events: Events) -> SemanticCache:
         store=MemoryStore(),
         embedder=HashEmbedder(),
         similarity_threshold=0.7,
+        self_check=False,
         clock=clock,
         metrics_hook=events,
     )
@@ -69,5 +70,6 @@ def served(stored: Stored) -> SemanticCache:
         store=MemoryStore(),
         embedder=HashEmbedder(),
         similarity_threshold=0.7,
+        self_check=False,
         metrics_hook=stored,
     )
