@@ -62,7 +62,7 @@ def test_item_29_usage_is_told_to_those_who_asked_for_it(answer: dict[str, Any])
     """With `include_usage` a chunk without choices has it; without, no chunk speaks of it."""
     told = to_stream("openai_chat", answer)
     untold = convert(body(answer), value("openai_chat"), stream("openai_chat", with_usage=False))
-    assert not any(b'"usage"' in chunk for chunk in untold)
+    assert not any(b'"usage":' in chunk.replace(b" ", b"") for chunk in untold)
     assert b"".join(untold) == b"".join(
         convert(b"".join(told), stream("openai_chat"), stream("openai_chat", with_usage=False))
     )

@@ -98,7 +98,8 @@ def value_of(events: list[Event]) -> dict[str, Any]:
         kind = event.get("type")
         if kind == "message_delta":
             only(event, ("type", "delta", "usage"))
-            usage = {k: v for k, v in (event.get("usage") or {}).items() if v is not None}
+            told = take(event, "usage", dict) if event.get("usage") is not None else {}
+            usage = {name: count for name, count in told.items() if count is not None}
             message["usage"] = {**take(message, "usage", dict), **usage}
             message.update(only(event.get("delta"), AT_THE_END))
         elif kind == "content_block_start":
