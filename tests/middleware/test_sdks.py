@@ -7,6 +7,7 @@ the one that was stored must give the same objects as asking the application its
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,11 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from anthropic.types import RawMessageStreamEvent
 from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletionChunk
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -22,6 +27,9 @@ from starlette.routing import Route
 from support.models import CHAT_CALLS, CHAT_WORDS, MESSAGE, RESPONSE, Events, on_the_wire
 from support.servers import on_uvicorn
 
+from mneme._core.http.form import Form
+from mneme._core.http.formats import convert
+from mneme._core.http.formats.events import events_of
 from mneme.asgi import SemanticCacheMiddleware
 from mneme.prompts import anthropic_messages, openai_chat, openai_responses
 
@@ -144,6 +152,32 @@ def test_item_29_an_entry_answers_both_forms_as_the_application_would(
         assert model.asked == [stores_stream]
         assert hits == [value(direct), stream(direct)]
         assert first in hits
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "kind"),
+    [
+        ("openai_chat", CHAT_WORDS, ChatCompletionChunk),
+        ("openai_chat", CHAT_CALLS, ChatCompletionChunk),
+        ("openai_responses", RESPONSE, ResponseStreamEvent),
+        ("anthropic_messages", MESSAGE, RawMessageStreamEvent),
+    ],
+)
+def test_item_27_each_event_of_a_stream_that_was_made_is_of_the_sdks_type(
+    name: str, answer: tuple[dict[str, Any], Events], kind: Any
+) -> None:
+    """SDKs take what they are given and look later; here each event is checked strictly."""
+    made = convert(
+        json.dumps(answer[0]).encode(), Form(name, streams=False), Form(name, streams=True)
+    )
+    typed: TypeAdapter[Any] = TypeAdapter(kind)
+    events = [event for event in events_of(b"".join(made).decode()) or [] if event.value]
+    assert len(events) > 3
+    for event in events:
+        typed.validate_python(event.value)
+    if kind is not ChatCompletionChunk:
+        sent = {name for name, _ in answer[1]} - {"ping"}
+        assert {event.name for event in events} == sent
 
 
 def test_item_29_usage_goes_to_those_who_ask_for_it(served: Any, stored: Any) -> None:
