@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from datetime import timedelta
 from typing import TypeAlias
 
-from mneme import context
 from mneme._core.core import core_of
 from mneme._core.http.exchange import (
     Forward,
@@ -28,7 +27,7 @@ from mneme._core.http.gateway import (
     Outcome,
     check_namespace_setting,
     log_failure,
-    namespace_for,
+    opened,
 )
 from mneme._core.http.recorded import Followed, Recorded
 from mneme._core.http.responses import StoredResponse
@@ -122,7 +121,7 @@ class SemanticCacheMiddleware:
             return
         gateway = self._gateway
         with ExitStack() as around:
-            why = await _opened(around, gateway.namespace, scope)
+            why = await opened(around, gateway.namespace, scope)
             found: Route | Forward | None = None
             if scope["type"] == "http" and MARK not in scope:
                 found = gateway.find(scope["method"], path_of(scope))
@@ -195,7 +194,7 @@ class NamespaceMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with ExitStack() as around:
             if scope["type"] in ("http", "websocket"):
-                why = await _opened(around, self._namespace, scope)
+                why = await opened(around, self._namespace, scope)
                 if why is not None:
                     log_failure(why)
             await self.app(scope, receive, send)
@@ -267,18 +266,6 @@ class _Teed:
             self._gone = exc
         if self._gone is not None and (self._has_ended or not self._recorded.has_followers):
             raise self._gone
-
-
-async def _opened(around: ExitStack, namespace: Namespace | None, scope: Scope) -> Exception | None:
-    """Open the request's namespace; where that fails, bypass every cache and say why."""
-    try:
-        name = await namespace_for(namespace, scope)
-    except Exception as exc:
-        around.enter_context(context.bypass())
-        return exc
-    if name is not None:
-        around.enter_context(context.namespace(name))
-    return None
 
 
 def _telling(why: Forward, send: Send) -> Send:

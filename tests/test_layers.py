@@ -46,7 +46,10 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "embedders": (("embedders",), ("words", "pure", "ports")),
     "prompts": (("prompts",), ("words", "pure")),
 }
-LAYERS["calls"] = (("_core.calls", "_core.http.gateway"), (*LAYERS, "relay"))
+LAYERS["calls"] = (
+    ("_core.calls", "_core.http.gateway", "_core.http.fetching"),
+    tuple(LAYERS),
+)
 LAYERS["cache"] = (("cache",), tuple(LAYERS))
 # Side by side on the cache, and blind to each other.
 LAYERS |= {

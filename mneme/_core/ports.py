@@ -34,6 +34,7 @@ __all__ = [
     "Turnstile",
     "drive",
     "embeds_async",
+    "here",
     "in_worker_thread",
     "run_loop_once",
     "task_crew",
@@ -353,6 +354,11 @@ def _worker_limiter() -> anyio.CapacityLimiter:
         limiter = anyio.CapacityLimiter(WORKER_THREADS)
         _limiter.set(limiter)
         return limiter
+
+
+def here() -> object:
+    """What stands for the running loop."""
+    return anyio.lowlevel.current_token()
 
 
 def _on_a_loop() -> bool:

@@ -6,7 +6,19 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from datetime import timedelta
 from typing import Any, assert_type
 
-from mneme import MemoryStore, SemanticCache, asgi, guards, to_async_embedder, wsgi
+import httpx
+import httpx2
+import openai
+
+from mneme import (
+    MemoryStore,
+    SemanticCache,
+    asgi,
+    guards,
+    to_async_embedder,
+    transports,
+    wsgi,
+)
 from mneme.calibrate import (
     Calibration,
     CalibrationResult,
@@ -94,6 +106,14 @@ mounted = asgi.SemanticCacheMiddleware(
 opened = asgi.NamespaceMiddleware(mounted, namespace=tenant_of)
 wsgi_mounted = wsgi.SemanticCacheMiddleware(wsgi_app, cache=cache.as_async(), routes=extractors)
 wsgi_opened = wsgi.NamespaceMiddleware(wsgi_mounted, namespace="one")
+transport = transports.SemanticCacheTransport(httpx2.HTTPTransport(), cache=cache, shared=True)
+httpx2.Client(transport=transport)
+httpx.Client(transport=transports.SemanticCacheTransport(cache=cache, namespace="one"))
+httpx2.AsyncClient(
+    transport=transports.AsyncSemanticCacheTransport(cache=cache.as_async(), routes=extractors)
+)
+openai.OpenAI(http_client=openai.DefaultHttpxClient(transport=transport))
+httpx2.AsyncClient(transport=transport)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 asgi.SemanticCacheMiddleware(app, routes=extractors)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 asgi.SemanticCacheMiddleware(app, cache=cache, routes={"/": 5})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
 wsgi.NamespaceMiddleware(app, namespace="one")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

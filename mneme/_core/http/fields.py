@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
-__all__ = ["PERSONAL", "Fields", "directives", "is_streamed", "listed", "replayable", "tells_who",
-           "values_of"]  # fmt: skip
+__all__ = ["Fields", "directives", "is_personal", "is_streamed", "listed", "replayable",
+           "tells_who", "values_of", "without_way"]  # fmt: skip
 
 Fields: TypeAlias = tuple[tuple[str, str], ...]
 """Header fields in their order, duplicates kept; values as Latin-1 text."""
@@ -27,6 +27,15 @@ _SEPARATORS = re.compile(r"[-_]")
 
 PERSONAL = frozenset(("set-cookie", "set-cookie2", "clear-site-data", "content-range"))
 """Fields of a response that is for this client alone."""
+
+_OF_THE_WAY = frozenset((
+    "__cf_bm", "__cflb", "__cfruid", "_cfuvid", "awsalb", "awsalbcors", "awsalbtg",
+    "awsalbtgcors",
+))  # fmt: skip
+"""
+Cookies by which content networks and load balancers know a connection. They say nothing of
+the answer, change by the hour, and come with nearly every response of the large providers.
+"""
 
 # "Intermediaries MUST parse a received Connection header field before a message is forwarded
 # and, for each connection-option in this field, remove any header or trailer field(s) from the
@@ -65,6 +74,33 @@ def replayable(headers: Fields) -> Fields:
         for name, value in headers
         if name.lower() not in dropped and not name.lower().startswith(_PREFIXES)
     )
+
+
+def is_personal(headers: Fields) -> bool:
+    """Whether a response is for its client alone: a cookie, part of a representation."""
+    return any(
+        name.lower() in PERSONAL
+        and not (name.lower() == "set-cookie" and _cookie_name(value) in _OF_THE_WAY)
+        for name, value in headers
+    )
+
+
+def without_way(headers: Fields) -> Fields:
+    """The fields of a request without the cookies that only speak of the way it took."""
+    if not any(name == "cookie" for name, _ in headers):
+        return headers
+    kept = []
+    for name, value in headers:
+        if name == "cookie":
+            cookies = [one for one in value.split(";") if _cookie_name(one) not in _OF_THE_WAY]
+            value = ";".join(cookies).strip()
+        if name != "cookie" or value:
+            kept.append((name, value))
+    return tuple(kept)
+
+
+def _cookie_name(cookie: str) -> str:
+    return cookie.partition("=")[0].strip().lower()
 
 
 def is_streamed(headers: Fields) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -41,7 +42,7 @@ from mneme.errors import NamespaceRequiredError
 from mneme.records import Hit, Miss, Terms
 
 __all__ = ["Gateway", "Namespace", "Outcome", "check_namespace_setting", "log_failure",
-           "namespace_for"]  # fmt: skip
+           "namespace_for", "opened"]  # fmt: skip
 
 log = logging.getLogger("mneme")
 
@@ -85,6 +86,18 @@ async def namespace_for(namespace: Namespace, where: Any) -> str | None:
             "Return a name for every request that is to be cached."
         )
     return check_namespace(name)
+
+
+async def opened(around: ExitStack, namespace: Namespace, where: Any) -> Exception | None:
+    """Open the request's namespace; where that fails, bypass every cache and say why."""
+    try:
+        name = await namespace_for(namespace, where)
+    except Exception as exc:
+        around.enter_context(context.bypass())
+        return exc
+    if name is not None:
+        around.enter_context(context.namespace(name))
+    return None
 
 
 def check_namespace_setting(namespace: Namespace) -> None:
@@ -263,7 +276,7 @@ class Gateway:
             return None
 
         def join(wake: Callable[[], object]) -> bool:
-            if relay.join(reader, wake):
+            if relay.join_head(reader, wake):
                 if flights.join(flight, wake):
                     return True
                 relay.leave(reader, wake)
@@ -276,7 +289,7 @@ class Gateway:
         found: Hit | Followed | None = None
         try:
             await port.woken(join, leave)
-            if reader.head is not None and (reader.chunks or reader.state == "ended"):
+            if reader.head is not None and (reader.chunks or reader.state != "cut"):
                 found = Followed.live(relay, reader, reader.head)
             elif flight.ending == "answered" and isinstance(flight.found, Hit):
                 found = flight.found

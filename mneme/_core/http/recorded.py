@@ -37,13 +37,26 @@ class Recorded:
         """Begin, or begin again: a response that has not gone out may still be replaced."""
         self.recording.start(status, headers, now=now)
 
+    def begin(self) -> None:
+        """The response that has started is the one that goes out."""
+        # Until then an application may take its response back.
+        if self._is_told or self.lead is None:
+            return
+        self._is_told = True
+        recording = self.recording
+        if not recording.is_kept or unkeyed(recording.vary, self.request, self.route, self.fields):
+            self.lead.refuse()
+        elif is_streamed(recording.headers) and not recording.is_coded:
+            headers = replayable(recording.headers)
+            self.lead.relay.begin(Head(recording.status, headers))
+
     def add(self, chunk: bytes) -> None:
         """What goes out next."""
         if not chunk:
             return
         self.recording.add(chunk)
         if self.lead is not None:
-            self._tell()
+            self.begin()
             self.lead.relay.add(chunk)
             if not self.recording.is_kept:
                 self.lead.refuse()
@@ -57,7 +70,7 @@ class Recorded:
     def end(self) -> None:
         """The last chunk has been added."""
         if self.lead is not None:
-            self._tell()
+            self.begin()
             self.lead.relay.end()
 
     def cut(self) -> None:
@@ -65,6 +78,18 @@ class Recorded:
         self.recording.drop()
         if self.lead is not None:
             self.lead.cut()
+
+    def give_up(self, why: BaseException) -> None:
+        """There will be no response at all."""
+        if self.lead is not None:
+            self.lead.cut("failed" if isinstance(why, Exception) else "cancelled")
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether others may be waiting for the end of this response, of use only as a whole."""
+        if self.lead is None or not self.recording.is_kept:
+            return False
+        return self.recording.is_coded or not is_streamed(self.recording.headers)
 
     @property
     def has_followers(self) -> bool:
@@ -75,18 +100,6 @@ class Recorded:
         """The block makes the response; whatever happens in it, nobody is left waiting."""
         with nullcontext() if self.lead is None else self.lead.leading():
             yield
-
-    def _tell(self) -> None:
-        # At the first chunk: until then an application may take its response back.
-        if self._is_told or self.lead is None:
-            return
-        self._is_told = True
-        recording = self.recording
-        if not recording.is_kept or unkeyed(recording.vary, self.request, self.route, self.fields):
-            self.lead.refuse()
-        elif is_streamed(recording.headers):
-            headers = replayable(recording.headers)
-            self.lead.relay.begin(Head(recording.status, headers))
 
 
 @dataclass(slots=True)

@@ -8,23 +8,49 @@ will not be stored, so that a long download costs no memory.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
+from typing import Any
 
-from mneme._core.http.fields import PERSONAL, Fields, directives, listed, replayable, values_of
+from mneme._core.http.fields import (
+    Fields,
+    directives,
+    is_personal,
+    listed,
+    replayable,
+    values_of,
+)
 from mneme._core.http.responses import StoredResponse
 from mneme._core.http.routes import Route
 
 __all__ = ["Recording"]
 
 
+AUTO = 47
+"""To zlib: whatever header there is, gzip's or its own."""
+
+READABLE = frozenset(("identity", "gzip", "x-gzip", "deflate"))
+"""Codings of a body that can be taken off with the standard library."""
+
+LAST_EVENT = re.compile(rb"(?:^|\n)data: ?\[DONE\]\r?\n\r?\n$")
+LAST_EVENT_BYTES = 20
+
+
 class Recording:
-    """One response, from its first field to its last byte."""
+    """
+    One response, from its first field to its last byte.
+
+    The body is kept as it is without its coding, because the client after this one may not
+    be able to decode it.
+    """
 
     def __init__(self, route: Route, *, max_bytes: int) -> None:
         self._route = route
         own = route.max_response_bytes
         self._room = max_bytes if own is None else min(max_bytes, own)
+        self._size = 0
+        self._decoder: Any = None
         self.status = 0
         self.headers: Fields = ()
         self._chunks: list[bytes] = []
@@ -38,18 +64,31 @@ class Recording:
         self.status = status
         self.headers = tuple((name, value.strip()) for name, value in headers)
         self._chunks.clear()
+        self._size = 0
+        self._decoder = zlib.decompressobj(AUTO) if self.is_coded else None
         self.is_kept = _is_storable(self._route, status, self.headers)
         if self.is_kept:
             self.ttl = _lifetime(self.headers, now)
 
     def add(self, chunk: bytes) -> None:
         """What goes out next."""
-        if self.is_kept and chunk:
-            self._room -= len(chunk)
-            if self._room < 0:
+        if not self.is_kept or not chunk:
+            return
+        self._size += len(chunk)
+        if self._decoder is not None:
+            try:
+                # No more than there is room for: a small body may be a large one's coding.
+                chunk = self._decoder.decompress(chunk, self._room + 1)
+            except zlib.error:
                 self.drop()
-            else:
-                self._chunks.append(bytes(chunk))
+                return
+            if not chunk:
+                return
+        self._room -= len(chunk)
+        if self._room < 0:
+            self.drop()
+        else:
+            self._chunks.append(bytes(chunk))
 
     def drop(self) -> None:
         """This response will not be stored, whatever else comes."""
@@ -60,20 +99,46 @@ class Recording:
         """The response, now that it has ended cleanly; None if it is not to be stored."""
         if not self.is_kept:
             return None
+        if self._decoder is not None and (not self._decoder.eof or self._decoder.unused_data):
+            self.drop()
+            return None
         self.is_kept = False
         chunks, self._chunks = tuple(self._chunks), []
         body = b"".join(chunks)
         lengths = values_of(self.headers, "content-length")
-        if any(length != str(len(body)) for length in lengths):
+        if any(length != str(self._size) for length in lengths):
             return None
         (content_type,) = values_of(self.headers, "content-type")
         if not self._route.is_whole(content_type, body):
             return None
         # A length that was told is told again; a stream stays one.
         told = (("content-length", str(len(body))),) if lengths else ()
-        response = StoredResponse(self.status, (*replayable(self.headers), *told), chunks)
+        fields = tuple(
+            (name, value)
+            for name, value in replayable(self.headers)
+            if name.lower() != "content-encoding"
+        )
+        response = StoredResponse(self.status, (*fields, *told), chunks)
         admits = self._route.cache_if
         return response if admits is None or admits(response) else None
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether the body is sent in another form than the one that is kept."""
+        return not listed(self.headers, "content-encoding") <= {"identity"}
+
+    @property
+    def has_said_all(self) -> bool:
+        """Whether ``[DONE]`` has come: some clients close the stream there, before its end."""
+        content_type = "".join(values_of(self.headers, "content-type"))
+        if not self.is_kept or not content_type.lower().startswith("text/event-stream"):
+            return False
+        tail = b""
+        for chunk in reversed(self._chunks):
+            tail = chunk[-LAST_EVENT_BYTES:] + tail
+            if len(tail) >= LAST_EVENT_BYTES:
+                break
+        return LAST_EVENT.search(tail) is not None
 
     @property
     def vary(self) -> frozenset[str]:
@@ -91,12 +156,9 @@ def _is_storable(route: Route, status: int, headers: Fields) -> bool:
     names = {name.lower() for name, _ in headers}
     # "A stored response with a Vary header field value containing a member '*' always fails to
     # match" (RFC 9111 §4.1).
-    if not names.isdisjoint(PERSONAL) or "*" in listed(headers, "vary"):
+    if is_personal(headers) or "*" in listed(headers, "vary"):
         return False
-    if any(
-        value.lower() not in ("", "identity") for value in values_of(headers, "content-encoding")
-    ):
-        # The client after this one may not be able to decode it.
+    if not listed(headers, "content-encoding") <= READABLE:
         return False
     if "cache-control" not in names:
         return True

@@ -96,6 +96,13 @@ class Relay:
     def has_followers(self) -> bool:
         return any(not reader.is_leader for reader in self._readers)
 
+    @property
+    def has_readers(self) -> bool:
+        return bool(self._readers)
+
+    def has_others(self, reader: Reader) -> bool:
+        return any(one is not reader for one in self._readers)
+
     def reader(self, *, is_leader: bool = False) -> Reader | None:
         """A place at the beginning; None for who comes too late."""
         with self._lock:
@@ -123,6 +130,14 @@ class Relay:
             reader.wakers.append(wake)
             return True
 
+    def join_head(self, reader: Reader, wake: Wake) -> bool:
+        """Have `wake` called when `reader` may read; False if he may already."""
+        with self._lock:
+            if reader.is_live:
+                return False
+            reader.wakers.append(wake)
+            return True
+
     def leave(self, reader: Reader, wake: Wake) -> None:
         with self._lock:
             if wake in reader.wakers:
@@ -145,8 +160,11 @@ class Relay:
         """From here on readers get the chunks as they come."""
         with self._lock:
             self._head = head
+            wakers: list[Wake] = []
             for reader in self._readers:
                 reader.head = head
+                wakers += self._take(reader.wakers)
+        _wake(wakers)
 
     def add(self, chunk: bytes) -> None:
         with self._lock:
