@@ -15,7 +15,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from mneme._core.core import core_of
-from mneme._core.http.exchange import Forward, cache_status, forward_of, hit_fields, is_objected_to
+from mneme._core.http.exchange import (
+    Forward,
+    Refused,
+    cache_status,
+    forward_of,
+    hit_fields,
+    is_objected_to,
+)
 from mneme._core.http.fetching import AsyncChunks, AsyncFetching, Chunks, Fetching, Stored
 from mneme._core.http.fields import Fields
 from mneme._core.http.gateway import Gateway, Outcome, opened
@@ -120,8 +127,8 @@ class _Settings:
             if why is not None:
                 gateway.left_out(why, is_routed=True)
                 return "bypass"
-            asked = request_of(request, gateway.max_request_bytes, by_host=self._by_host)
-            if asked is None or is_objected_to(asked.headers):
+            asked = request_of(request, gateway.request_limit(found), by_host=self._by_host)
+            if asked is None or is_objected_to(asked.headers, heeds_client=found.heeds_client):
                 return "bypass"
             return await gateway.look(
                 self._port, asked, found, place=place, may_follow=lambda other: other == place
@@ -207,7 +214,7 @@ class SemanticCacheTransport(_Settings, _Transport):
         outcome = drive(self._look(request, found, "threads"))
         if isinstance(outcome, Recorded):
             return self._fetch(transport, request, outcome)
-        if isinstance(outcome, Hit):
+        if isinstance(outcome, Hit | Refused):
             return _stored(request, outcome)
         if isinstance(outcome, Followed):
             return _followed(request, outcome, Chunks)
@@ -299,7 +306,7 @@ class AsyncSemanticCacheTransport(_Settings, _AsyncTransport):
         outcome = await self._look(request, found, here())
         if isinstance(outcome, Recorded):
             return await self._fetch(transport, request, outcome)
-        if isinstance(outcome, Hit):
+        if isinstance(outcome, Hit | Refused):
             return _stored(request, outcome)
         if isinstance(outcome, Followed):
             return _followed(request, outcome, AsyncChunks)
@@ -349,7 +356,7 @@ def _told(response: Any, why: Forward) -> Any:
     return response
 
 
-def _stored(request: Any, hit: Hit) -> Any:
+def _stored(request: Any, hit: Hit | Refused) -> Any:
     library = library_of(request)
     headers = (*hit.response.headers, *hit_fields(hit))
     stream = _made(library, Stored, hit.response.chunks)
