@@ -173,6 +173,7 @@ MESSAGE: dict[str, Any] = {
     "id": "m", "type": "message", "role": "assistant", "model": "m", "content": [],
     "stop_reason": "end_turn", "stop_sequence": None, "usage": {"output_tokens": 1},
 }  # fmt: skip
+TEXT = {"type": "text", "text": "a"}
 OLLAMA: dict[str, Any] = {"model": "m", "created_at": "t", "response": "hi", "done": True}
 
 
@@ -206,6 +207,16 @@ def message(**more: Any) -> dict[str, Any]:
         ("anthropic_messages", {**MESSAGE, "content": [{"type": "hologram"}]}),
         ("anthropic_messages", {**MESSAGE, "content": [{"type": "tool_use", "input": "x"}]}),
         ("anthropic_messages", {**MESSAGE, "stop_reason": None}),
+        ("anthropic_messages", {**MESSAGE, "content": [{**TEXT, "citations": 1}]}),
+        (
+            "openai_responses",
+            {
+                **COMPLETED,
+                "output": [
+                    {**ITEM, "content": [{"type": "output_text", "text": "a", "annotations": 1}]}
+                ],
+            },
+        ),
         ("ollama_generate", {**OLLAMA, "done": False}),
         ("ollama_generate", {**OLLAMA, "response": ["hi"]}),
         ("ollama_generate", {**OLLAMA, "response": "", "logprobs": [{"token": "x"}]}),
@@ -233,6 +244,7 @@ def events(*values: Any, done: bool = True) -> bytes:
 START = {"type": "message_start", "message": {**MESSAGE, "usage": {}}}
 STOP = {"type": "message_stop"}
 PIECE = {"type": "content_block_delta", "index": 0}
+CITED = {"type": "content_block_start", "index": 0, "content_block": {**TEXT, "citations": 1}}
 BLOCK = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
 
 
@@ -258,6 +270,10 @@ BLOCK = {"type": "content_block_start", "index": 0, "content_block": {"type": "t
         ("anthropic_messages", events(STOP, done=False)),
         ("anthropic_messages", events(START, done=False)),
         ("anthropic_messages", events(START, {"type": "new_idea"}, STOP, done=False)),
+        ("anthropic_messages", events(START, {"type": "message_delta", "delta": {}, "usage": 5},
+                                      STOP, done=False)),
+        ("anthropic_messages", events(START, CITED, {**PIECE, "delta": {
+            "type": "citations_delta", "citation": {}}}, STOP, done=False)),
         ("anthropic_messages", events(START, {**PIECE, "delta": {}}, STOP, done=False)),
         ("anthropic_messages", events(START, BLOCK, {**PIECE, "delta": {"type": "hologram_delta"}},
                                       STOP, done=False)),

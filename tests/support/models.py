@@ -160,13 +160,9 @@ MESSAGE: tuple[dict[str, Any], Events] = (
 
 
 def _response(output: list[Any], status: str = "completed", at: int = 1) -> dict[str, Any]:
-    usage = {
-        "input_tokens": 9,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": 7,
-        "output_tokens_details": {"reasoning_tokens": 2},
-        "total_tokens": 16,
-    }
+    cached = {"cached_tokens": 0, "cache_write_tokens": 0}
+    usage = {"input_tokens": 9, "input_tokens_details": cached, "output_tokens": 7,
+             "output_tokens_details": {"reasoning_tokens": 2}, "total_tokens": 16}  # fmt: skip
     return {
         "id": f"resp_{at}", "object": "response", "created_at": 1700000000 + at, "status": status,
         "error": None, "incomplete_details": None, "instructions": None, "model": "gpt-x",

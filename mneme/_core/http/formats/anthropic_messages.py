@@ -11,7 +11,7 @@ from typing import Any
 
 from mneme._core.http.form import Form, Unconvertible
 from mneme._core.http.formats.events import Event, as_event, dumped, loaded, objects
-from mneme._core.http.formats.merging import join, only, take
+from mneme._core.http.formats.merging import extend, join, only, take
 
 __all__ = ["stream_of", "value_of"]
 
@@ -88,7 +88,7 @@ def value_of(events: list[Event]) -> dict[str, Any]:
     Raises:
         Unconvertible: an event whose place in an answer is not known.
     """
-    first, *rest = objects(event.value for event in events) or [{}]
+    first, *rest = objects([event.value for event in events]) or [{}]
     if first.get("type") != "message_start" or not rest or rest[-1].get("type") != "message_stop":
         raise Unconvertible("the stream does not begin and end as this format's do")
     message = dict(take(first, "message", dict))
@@ -98,9 +98,8 @@ def value_of(events: list[Event]) -> dict[str, Any]:
         kind = event.get("type")
         if kind == "message_delta":
             only(event, ("type", "delta", "usage"))
-            told = take(event, "usage", dict) if event.get("usage") is not None else {}
-            usage = {name: count for name, count in told.items() if count is not None}
-            message["usage"] = {**take(message, "usage", dict), **usage}
+            counted = {k: v for k, v in take(event, "usage", dict).items() if v is not None}
+            message["usage"] = {**take(message, "usage", dict), **counted}
             message.update(only(event.get("delta"), AT_THE_END))
         elif kind == "content_block_start":
             blocks[take(event, "index", int)] = dict(take(event, "content_block", dict))
@@ -126,7 +125,7 @@ def _hear(block: dict[str, Any], delta: dict[str, Any], at: int, inputs: dict[in
     elif kind == "signature_delta":
         block["signature"] = delta.get("signature")
     elif kind == "citations_delta":
-        block["citations"] = [*(block.get("citations") or []), delta.get("citation")]
+        extend(block, "citations", [delta.get("citation")])
     elif kind == "input_json_delta":
         inputs[at] = inputs.get(at, "") + take(delta, "partial_json", str)
     else:

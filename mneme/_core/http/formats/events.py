@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,14 +106,13 @@ def as_line(value: Any) -> bytes:
     return f"{dumped(value)}\n".encode()
 
 
-def objects(values: Iterable[Any]) -> list[dict[str, Any]]:
+def objects(values: Any) -> list[dict[str, Any]]:
     """
-    `values`, each an object.
+    `values`, a list of objects.
 
     Raises:
-        Unconvertible: one is none.
+        Unconvertible: it is no list, or something in it is no object.
     """
-    found = list(values)
-    if not all(isinstance(value, dict) for value in found):
-        raise Unconvertible("an event is no object")
-    return found
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise Unconvertible("something else where objects were expected")
+    return values

@@ -50,12 +50,13 @@ def extend(into: dict[str, Any], name: str, items: Any) -> None:
     Add items to the list that there is.
 
     Raises:
-        Unconvertible: they are no list.
+        Unconvertible: they are no list, or what there is is none.
     """
+    there = into.get(name)
     if items is None:
         into.setdefault(name, None)
-    elif isinstance(items, list):
-        into[name] = [*(into.get(name) or []), *items]
+    elif isinstance(items, list) and isinstance(there, list | None):
+        into[name] = [*(there or []), *items]
     else:
         raise Unconvertible(f"{name!r} is no list")
 

@@ -212,4 +212,4 @@ def _chunks(events: list[Event]) -> list[dict[str, Any]]:
     *chunks, last = events or [Event("", "", None)]
     if last.text != DONE:
         raise Unconvertible("the stream does not end as this format's do")
-    return objects(event.value for event in chunks)
+    return objects([event.value for event in chunks])

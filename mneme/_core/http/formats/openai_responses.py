@@ -75,7 +75,7 @@ def _message(where: dict[str, Any], parts: list[dict[str, Any]]) -> Iterator[Sai
         yield "content_part.added", {**here, "part": {**part, "text": "", **blank}}
         chances = {"logprobs": [_chance(one) for one in objects(part.get("logprobs") or [])]}
         yield from _text("output_text", here, "text", take(part, "text", str), **chances)
-        for number, note in enumerate(part.get("annotations") or []):
+        for number, note in enumerate(objects(part.get("annotations") or [])):
             told = {"annotation_index": number, "annotation": note}
             yield "output_text.annotation.added", {**here, **told}
         yield "content_part.done", {**here, "part": part}
