@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import lru_cache
 from typing import TypeAlias
 
 from mneme._core.core import core_of
@@ -38,6 +39,7 @@ from mneme._core.http.scope import (
     Receive,
     Scope,
     Send,
+    caller_of,
     fields_of,
     path_of,
     plain,
@@ -119,21 +121,30 @@ class SemanticCacheMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        gateway = self._gateway
+        if self._gateway.namespace is None:
+            await self._within(scope, receive, send, None)
+            return
         with ExitStack() as around:
-            why = await opened(around, gateway.namespace, scope)
-            found: Route | Forward | None = None
-            if scope["type"] == "http" and MARK not in scope:
-                found = gateway.find(scope["method"], path_of(scope))
-            if why is not None:
-                gateway.left_out(why, is_routed=found is not None)
-            if found is None:
-                await self.app(scope, receive, send)
-            elif isinstance(found, Route) and why is None:
-                await self._answer(found, {**scope, MARK: True}, receive, send)
-            else:
-                told = "bypass" if isinstance(found, Route) else found
-                await self.app({**scope, MARK: True}, receive, _telling(told, send))
+            why = await opened(around, self._gateway.namespace, scope)
+            await self._within(scope, receive, send, why)
+
+    async def _within(
+        self, scope: Scope, receive: Receive, send: Send, why: Exception | None
+    ) -> None:
+        """The request in its namespace, or `why` it has none."""
+        gateway = self._gateway
+        found: Route | Forward | None = None
+        if scope["type"] == "http" and MARK not in scope:
+            found = gateway.find(scope["method"], path_of(scope))
+        if why is not None:
+            gateway.left_out(why, is_routed=found is not None)
+        if found is None:
+            await self.app(scope, receive, send)
+        elif isinstance(found, Route) and why is None:
+            await self._answer(found, {**scope, MARK: True}, receive, send)
+        else:
+            told = "bypass" if isinstance(found, Route) else found
+            await self.app({**scope, MARK: True}, receive, _telling(told, send))
 
     async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stored answer, or have the application answer, with a recording beside."""
@@ -144,7 +155,7 @@ class SemanticCacheMiddleware:
             body, replay = await read_body(receive, gateway.request_limit(route))
             if body is not None:
                 # Where a namespace is configured, it is open by now.
-                outcome = await gateway.look(self._port, request_of(scope, body), route)
+                outcome = await self._look(route, scope, body)
         if isinstance(outcome, Hit | Refused):
             await _send_hit(outcome, send, is_head=scope["method"] == "HEAD")
         elif isinstance(outcome, Recorded):
@@ -155,6 +166,26 @@ class SemanticCacheMiddleware:
             await self._pass_on(outcome, send)
         else:
             await self.app(scope, replayed(replay, receive), _telling(outcome, send))
+
+    async def _look(self, route: Route, scope: Scope, body: bytes) -> Outcome:
+        gateway = self._gateway
+        fingerprint = gateway.fingerprint(
+            route,
+            scope["method"],
+            scope["path"],
+            scope.get("raw_path"),
+            scope.get("query_string"),
+            [(bytes(name), bytes(value)) for name, value in scope["headers"]],
+            body,
+            caller_of(scope),
+        )
+        if fingerprint is not None and scope["method"] != "HEAD":
+            hit = gateway.recall(fingerprint)
+            if hit is not None:
+                return hit
+        return await gateway.look(
+            self._port, request_of(scope, body), route, fingerprint=fingerprint
+        )
 
     async def _pass_on(self, followed: Followed, send: Send) -> None:
         """Send another request's answer, as it comes."""
@@ -286,7 +317,7 @@ def _told(start: Message, why: Forward) -> Message:
 
 async def _send_hit(hit: Hit | Refused, send: Send, *, is_head: bool) -> None:
     response: StoredResponse = hit.response
-    headers = _raw((*response.headers, *hit_fields(hit)))
+    headers = [*_stored_raw(response.headers), *_raw(hit_fields(hit))]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     chunks = () if is_head else response.chunks
     for chunk in chunks[:-1]:
@@ -297,3 +328,7 @@ async def _send_hit(hit: Hit | Refused, send: Send, *, is_head: bool) -> None:
 
 def _raw(headers: Fields) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+# Each hit sends the fields of its answer again.
+_stored_raw = lru_cache(maxsize=256)(_raw)

@@ -57,6 +57,8 @@ CONDITIONS = ("range", "if-range", "if-match", "if-none-match", "if-modified-sin
 COLLAPSED = "mneme; fwd=miss; collapsed"
 """What ``Cache-Status`` says of a request that was given another's response (RFC 9211 §2.6)."""
 
+OBJECTING = (*CONDITIONS, "content-encoding", "cache-control")
+
 PROMPT = b"prompt"
 """Stands where the prompt was: no JSON and no text has a value of this type."""
 
@@ -96,6 +98,8 @@ def is_objected_to(headers: Fields, *, heeds_client: bool = True) -> bool:
     `heeds_client` is False on a route whose developer ignores the directives of clients.
     """
     names = {name for name, _ in headers}
+    if names.isdisjoint(OBJECTING):
+        return False
     if not names.isdisjoint(CONDITIONS):
         return True
     values = {name: value.strip().lower() for name, value in headers}

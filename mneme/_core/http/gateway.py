@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import marshal
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -36,9 +37,16 @@ from mneme._core.http.relay import Lead, Relay
 from mneme._core.http.request import Request
 from mneme._core.http.responses import ResponseCodec, StoredResponse, has_other_form
 from mneme._core.http.routes import Route, Routes
-from mneme._core.keys import Ask, NoStableForm, Unaskable, check_namespace, partition_of
+from mneme._core.keys import (
+    Ask,
+    NoStableForm,
+    Unaskable,
+    check_namespace,
+    digest,
+    partition_of,
+)
 from mneme._core.settings import check_count
-from mneme.errors import NamespaceRequiredError
+from mneme.errors import NamespaceRequiredError, StoreBackendError
 from mneme.records import Hit, Miss, Terms
 
 __all__ = ["Gateway", "Namespace", "Outcome", "check_namespace_setting", "log_failure",
@@ -50,6 +58,14 @@ Namespace = str | Callable[[Any], Any] | None
 """A namespace, or who tells it from an ASGI scope or a WSGI environ."""
 
 MAX_LEARNED_FIELDS = 16
+NONE: frozenset[str] = frozenset()
+
+PURE = ("mneme.prompts",)
+"""Where extractors come from that look at nothing but their request."""
+
+MAX_REMEMBERED = 1_024
+MAX_REMEMBERED_PROMPT = 4_096
+"""Questions that are known by the bytes of their request: so many, of so many characters."""
 
 
 class Port(flow.Port, Protocol):
@@ -158,6 +174,7 @@ class Gateway:
         self._max_response_bytes = limit
         self._by_host = by_host
         self._routes = Routes(routes, ttl=ttl, threshold=threshold, shared=shared)
+        self._known: dict[bytes, _Known] = {}
         # Grows to what the responses of a route have named, and is lost with the process:
         # then the first response names it again. Assigned whole, so it needs no lock.
         self._learned: dict[Route, frozenset[str]] = {}
@@ -181,6 +198,30 @@ class Gateway:
         name = context.current_namespace.get() or DEFAULT_NAMESPACE
         self.core.tally.failed_open(part, name, why, self.core.clock())
 
+    def fingerprint(self, route: Route, *parts: Any) -> bytes | None:
+        """
+        A digest of the parts of a request as they came, bytes and texts in lists and tuples;
+        None where equal requests may still be different questions.
+        """
+        if getattr(route.extract, "__module__", None) not in PURE:
+            return None
+        # A digest, because the parts hold credentials, which are not kept. The older format
+        # is told by values alone; in the later ones it matters how often each is in use.
+        parts = (id(route), context.current_namespace.get(), *parts)
+        return digest(marshal.dumps(parts, 2))
+
+    def recall(self, fingerprint: bytes) -> Hit | None:
+        """The exact layer's answer to what was asked in just these bytes before, if it has one."""
+        known, core = self._known.get(fingerprint), self.core
+        if known is None or not core.is_open or context.current_mode.get() != "serve":
+            return None
+        if known.fields is not self._learned.get(known.route, NONE) or core.is_behind():
+            return None
+        hit = core.recall(known.ask)
+        if hit is not None:
+            core.told(hit, known.ask)
+        return hit
+
     async def look(
         self,
         port: Port,
@@ -189,15 +230,17 @@ class Gateway:
         *,
         place: object = None,
         may_follow: Callable[[object], bool] = anybody,
+        fingerprint: bytes | None = None,
     ) -> Outcome:
         """
         The stored answer, that of an equal request on its way, a recording to fill, or why
         the cache stays out of it.
 
-        `may_follow` is asked about the `place` that a leader gave.
+        `may_follow` is asked about the `place` that a leader gave. By its `fingerprint`,
+        `recall` finds a question that was answered.
         """
         heeds = route.heeds_client
-        fields = self._learned.get(route, frozenset())
+        fields = self._learned.get(route, NONE)
         try:
             ask = self._ask(request, route, fields)
         except (Unaskable, NoStableForm):
@@ -215,11 +258,20 @@ class Gateway:
                     with context.refresh():
                         return await self._alone(port, asked)
                 if request.method != "HEAD" and not asked.may_refuse:
-                    return await self._together(port, asked, place, may_follow)
+                    found = await self._together(port, asked, place, may_follow)
+                    if fingerprint is not None and isinstance(found, Hit):
+                        self._remember(fingerprint, asked)
+                    return found
             return await self._alone(port, asked)
         except Exception as exc:
             self.failed("lookup", exc)
             return "bypass"
+
+    def _remember(self, fingerprint: bytes, asked: _Asked) -> None:
+        if len(asked.ask.prompt) <= MAX_REMEMBERED_PROMPT:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            self._known[fingerprint] = _Known(asked.ask, asked.route, asked.fields)
 
     async def _alone(self, port: Port, asked: _Asked, vector: Any = None) -> Outcome:
         found = await flow.look(port, asked.ask, vector, also=self._beside(asked.ask))
@@ -230,23 +282,39 @@ class Gateway:
     ) -> Outcome:
         """As `_alone`, unless an equal request is on its way: then its answer."""
         core, ask = self.core, asked.ask
-        # What memory answers at once needs no flight.
-        while core.recall(ask) is None:
+        if core.judges.of(ask).shadows:
+            return await self._alone(port, asked)
+        # Chunks are passed on as they come, so only to those who ask for the same form.
+        identity = (self._beside(ask) or ask).identity
+        while True:
+            if (hit := self._at_hand(ask)) is not None:
+                return hit
             relay = Relay(self._max_response_bytes, place)
-            flight, leads = core.flights.board(ask.identity, may_wait=port.may_wait, shared=relay)
+            flight, leads = core.flights.board(identity, may_wait=port.may_wait, shared=relay)
             if flight is not None and leads:
                 return await self._lead(port, asked, Lead(core.flights, flight, relay))
             if flight is None or not isinstance(flight.shared, Relay):
-                break
+                return await self._alone(port, asked)
             if not may_follow(flight.shared.place):
-                break
+                return await self._alone(port, asked)
             found = await self._follow(port, ask, flight, flight.shared)
             if found is not None:
                 return found
             if flight.ending != "cancelled":
                 vector = flight.found.vector if isinstance(flight.found, Miss) else None
                 return await self._alone(port, asked, vector)
-        return await self._alone(port, asked)
+
+    def _at_hand(self, ask: Ask) -> Hit | None:
+        """What memory answers at once, so that it needs no flight."""
+        core = self.core
+        try:
+            if not core.is_open or core.is_behind() or (hit := core.recall(ask)) is None:
+                return None
+        except StoreBackendError:
+            # The flow tells of it.
+            return None
+        core.told(hit, ask)
+        return hit
 
     async def _lead(self, port: Port, asked: _Asked, lead: Lead) -> Outcome:
         try:
@@ -382,7 +450,7 @@ class Gateway:
         named = unkeyed(recorded.recording.vary, request, route, recorded.fields)
         if not named:
             return recorded.miss
-        learned = self._learned.get(route, frozenset()) | named
+        learned = self._learned.get(route, NONE) | named
         if len(learned) > MAX_LEARNED_FIELDS:
             return None
         self._learned[route] = learned
@@ -395,6 +463,15 @@ class Gateway:
             ttl = self.core.settings.default_ttl
         spans = [span for span in (ttl, recorded.recording.ttl) if span is not None]
         return min(spans) if spans else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a request in certain bytes asks, as long as its route knows these fields."""
+
+    ask: Ask
+    route: Route
+    fields: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from mneme._core.http import formats
 from mneme._core.http.fields import Fields, directives, values_of
 from mneme._core.http.form import Form, Unconvertible
+from mneme._core.http.saying import words_of
 from mneme.errors import CodecError
 from mneme.records import Payload
 
@@ -110,15 +113,9 @@ class ResponseCodec:
             CodecError: the payload is none of this codec, or cannot be said in that form.
         """
         try:
-            if payload.kind != "json":
+            if payload.kind != "json" or not isinstance(payload.data, str):
                 raise ValueError(f"its kind is {payload.kind}")
-            record = json.loads(payload.data)
-            response = StoredResponse(
-                int(record["status"]),
-                tuple((str(name), str(value)) for name, value in record["headers"]),
-                tuple(_from_plain(chunk) for chunk in record["chunks"]),
-            )
-            told = Form(**record["form"]) if "form" in record else None
+            response, told = (_read_small if len(payload.data) <= SMALL else _read)(payload.data)
             if told != self.form and not self._may_convert:
                 raise Unconvertible("the client forbids it")
             return in_form(response, told, self.form)
@@ -132,6 +129,32 @@ class ResponseCodec:
                 f"this entry is no stored response: {exc}. The entry was left as it is. "
                 "Clear it, or let the next answer overwrite it."
             ) from exc
+
+    def said(self, payload: Payload) -> str | bytes:
+        """What the response answers, however it was asked for; for comparing answers."""
+        response, told = _read(str(payload.data))
+        if told is not None and told.streams:
+            with suppress(Unconvertible):
+                response = in_form(response, told, Form(told.format, streams=False))
+        content_type = "".join(values_of(response.headers, "content-type"))
+        return words_of(content_type, response.body, is_known=told is not None)
+
+
+def _read(data: str) -> tuple[StoredResponse, Form | None]:
+    record = json.loads(data)
+    response = StoredResponse(
+        int(record["status"]),
+        tuple((str(name), str(value)) for name, value in record["headers"]),
+        tuple(_from_plain(chunk) for chunk in record["chunks"]),
+    )
+    return response, Form(**record["form"]) if "form" in record else None
+
+
+SMALL = 16_384
+"""Characters of a stored response that is kept as it was read, 256 of them at most."""
+
+# A response does not change, so hits may share it.
+_read_small = lru_cache(maxsize=256)(_read)
 
 
 def _to_plain(chunk: bytes) -> str | dict[str, str]:

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from mneme._core.http.fields import Fields
 from mneme._core.http.request import Request
 
-__all__ = ["PAST_THE_BODY", "Message", "Receive", "Scope", "Send", "fields_of", "path_of", "plain",
-           "read_body", "replayed", "request_of"]  # fmt: skip
+__all__ = ["PAST_THE_BODY", "Message", "Receive", "Scope", "Send", "caller_of", "fields_of",
+           "path_of", "plain", "read_body", "replayed", "request_of"]  # fmt: skip
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -29,9 +29,12 @@ async def read_body(receive: Receive, limit: int) -> tuple[bytes | None, list[Me
         message = await receive()
         if message["type"] != "http.request":
             return None, [_body(b"".join(chunks), more=True), message] if chunks else [message]
+        more = message.get("more_body", False)
+        if not (chunks or more) and len(message.get("body", b"")) <= limit:
+            # Most come in one piece, which is passed on as it is.
+            return message.get("body", b""), [message]
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
-        more = message.get("more_body", False)
         if size > limit or not more:
             body = b"".join(chunks)
             return (body if size <= limit else None), [_body(body, more=more)]
@@ -52,7 +55,6 @@ def replayed(messages: Iterable[Message], receive: Receive) -> Receive:
 
 
 def request_of(scope: Scope, body: bytes) -> Request:
-    tls = (scope.get("extensions") or {}).get("tls") or {}
     return Request(
         method=scope["method"],
         path=path_of(scope),
@@ -61,8 +63,14 @@ def request_of(scope: Scope, body: bytes) -> Request:
         body=body,
         # Some servers add the query string.
         raw_path=(scope.get("raw_path") or b"").partition(b"?")[0],
-        caller=(str(tls["client_cert_name"]),) if tls.get("client_cert_name") else (),
+        caller=caller_of(scope),
     )
+
+
+def caller_of(scope: Scope) -> tuple[str, ...]:
+    """What the server itself knows of the caller."""
+    tls = (scope.get("extensions") or {}).get("tls") or {}
+    return (str(tls["client_cert_name"]),) if tls.get("client_cert_name") else ()
 
 
 def path_of(scope: Scope) -> str:

@@ -1,0 +1,271 @@
+"""
+What the ASGI middleware costs on a real server: throughput, first byte, memory.
+
+uvicorn runs in a process of its own and serves the same application twice, bare and under the
+middleware, so that both are measured in one run; rounds alternate, and medians are told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+ROUNDS = 60
+REQUESTS = 160
+"""Requests of one round, over all connections."""
+
+CONNECTIONS = 4
+STREAMS = 10_000
+"""Streamed responses over which memory has to stay flat."""
+
+WARM = 1_000
+"""Streams before the first look at memory: buffers and caches have grown by then."""
+
+PROMPT = "What is the capital of France, and since when is it that, if one may ask?"
+CHAT = {"model": "m", "temperature": 0.0, "messages": [{"role": "user", "content": PROMPT}]}
+ANSWER = json.dumps({"answer": "Paris, since 987. " * 10}).encode()
+EVENTS = [b'data: {"word": %d}\n\n' % at for at in range(10)]
+
+
+# The server
+
+
+def serve(port: int) -> None:
+    """Serve the application under ``/bare``, ``/mounted`` and others until killed."""
+    import uvicorn
+
+    from mneme import MemoryStore, SemanticCache
+    from mneme.asgi import SemanticCacheMiddleware
+    from mneme.prompts import json_field, openai_chat
+    from mneme.testing import HashEmbedder
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/memory":
+            size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            await answer(send, str(size).encode())
+        elif scope["path"] == "/stream":
+            await stream(send)
+        else:
+            await answer(send, ANSWER)
+
+    async def answer(send: Any, body: bytes) -> None:
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def stream(send: Any) -> None:
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for event in EVENTS:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b""})
+
+    cache = SemanticCache(store=MemoryStore(), embedder=HashEmbedder(), max_entries=1_000)
+    routes: dict[Any, Any] = {"/ask": json_field("prompt"), "/chat": openai_chat,
+                              "/stream": json_field("prompt")}  # fmt: skip
+    mounted = SemanticCacheMiddleware(app, cache=cache, routes=routes)
+
+    async def both(scope: Any, receive: Any, send: Any) -> None:
+        first, _, rest = scope["path"][1:].partition("/")
+        inner = mounted if first == "mounted" else app
+        await inner({**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode()}, receive, send)
+
+    uvicorn.run(both, port=port, log_level="critical", lifespan="off", access_log=False)
+
+
+@contextmanager
+def server() -> Iterator[int]:
+    """The port of a server process."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, __file__, "--serve", str(port)])
+    try:
+        for _ in range(200):
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+# The client
+
+
+def request(path: str, body: object) -> bytes:
+    raw = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw
+
+
+class Connection:
+    """A kept connection, read by hand: what the client costs is no part of the figure."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, raw: bytes) -> None:
+        self._socket.sendall(raw)
+
+    def read(self) -> bytes:
+        """One response whose length is told; its body."""
+        data = self._socket.recv(65_536)
+        head, _, body = data.partition(b"\r\n\r\n")
+        at = head.lower().index(b"content-length:") + 15
+        length = int(head[at:].partition(b"\r\n")[0])
+        while len(body) < length:
+            body += self._socket.recv(65_536)
+        return body
+
+    def first_byte(self, raw: bytes) -> float:
+        """Seconds to the first event of a streamed response; the rest is read as well."""
+        start = time.perf_counter()
+        self.send(raw)
+        data = b""
+        while b"data:" not in data:
+            data += self._socket.recv(65_536)
+        took = time.perf_counter() - start
+        while not data.endswith(b"\r\n0\r\n\r\n"):
+            data += self._socket.recv(65_536)
+        return took
+
+
+def throughput(connections: Sequence[Connection], raw: bytes) -> float:
+    """Requests a second, one on its way on each connection."""
+    rounds = REQUESTS // len(connections)
+    start = time.perf_counter()
+    for _ in range(rounds):
+        for connection in connections:
+            connection.send(raw)
+        for connection in connections:
+            connection.read()
+    return rounds * len(connections) / (time.perf_counter() - start)
+
+
+def alternating(*measures: Callable[[], float]) -> list[float]:
+    """The median of each, over rounds in which they take turns."""
+    found: list[list[float]] = [[] for _ in measures]
+    for at in range(ROUNDS + 4):
+        # In turn first: what comes second finds the machine as the first left it.
+        order = list(zip(measures, found, strict=True))
+        for measure, own in order if at % 2 else reversed(order):
+            value = measure()
+            if at >= 4:
+                own.append(value)
+    return [statistics.median(own) for own in found]
+
+
+# The figures
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure beside its bar; ``is_met`` says on which side it is."""
+
+    what: str
+    bare: float
+    mounted: float
+    figure: str
+    bar: str
+    is_met: bool
+
+
+def ratios(port: int) -> list[Row]:
+    connections = [Connection(port) for _ in range(CONNECTIONS)]
+
+    def of(path: str, body: object) -> Callable[[], float]:
+        raw = request(path, body)
+        return lambda: throughput(connections, raw)
+
+    rows = []
+    for what, path, body, bar in (
+        ("exact hits, `json_field`, requests a second", "/ask", {"prompt": PROMPT}, 0.80),
+        ("exact hits, `openai_chat`, requests a second", "/chat", CHAT, 0.80),
+        ("uncached routes, requests a second", "/other", {"prompt": PROMPT}, 0.95),
+    ):
+        bare, mounted = alternating(of(f"/bare{path}", body), of(f"/mounted{path}", body))
+        share = mounted / bare
+        rows.append(Row(what, bare, mounted, f"{share:.0%}", f"≥ {bar:.0%}", share >= bar))
+    return rows
+
+
+def first_byte(port: int) -> Row:
+    connection = Connection(port)
+    numbers = iter(range(1_000_000))
+
+    def median_of(path: str) -> float:
+        # Another question each time, so that each is a miss.
+        asked = [request(path, {"prompt": f"question {next(numbers)} of many"}) for _ in range(10)]
+        return statistics.median(connection.first_byte(raw) for raw in asked) * 1_000
+
+    bare, mounted = alternating(
+        lambda: median_of("/bare/stream"), lambda: median_of("/mounted/stream")
+    )
+    added = mounted - bare
+    what = "first byte of a streamed miss, ms"
+    return Row(what, bare, mounted, f"+{added:.2f} ms", "< 5 ms", added < 5.0)
+
+
+def memory(port: int) -> Row:
+    connection = Connection(port)
+
+    def size() -> float:
+        connection.send(request("/bare/memory", {}))
+        return int(connection.read()) / 1_024
+
+    for at in range(WARM):
+        connection.first_byte(request("/mounted/stream", {"prompt": f"warm {at}"}))
+    before = size()
+    for at in range(STREAMS):
+        connection.first_byte(request("/mounted/stream", {"prompt": f"question {at} of many"}))
+    after = size()
+    grown = after - before
+    what = f"memory before and after {STREAMS:,} streamed misses, MiB"
+    return Row(what, before, after, f"+{grown:.1f} MiB", "< 5 MiB", grown < 5.0)
+
+
+def run() -> list[Row]:
+    with server() as port:
+        return [*ratios(port), first_byte(port), memory(port)]
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = ["| | bare | with mneme | | bar | |", "| --- | --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| {row.what} | {row.bare:,.2f} | {row.mounted:,.2f} | {row.figure} | {row.bar} "
+        f"| {'met' if row.is_met else 'missed'} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="figures as JSON")
+    parser.add_argument("--serve", type=int, metavar="PORT", help="be the server")
+    args = parser.parse_args()
+    if args.serve:
+        serve(args.serve)
+        return
+    rows = run()
+    print(json.dumps([asdict(row) for row in rows]) if args.json else table(rows))
+
+
+if __name__ == "__main__":
+    main()
