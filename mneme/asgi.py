@@ -46,6 +46,7 @@ from mneme._core.http.scope import (
     read_body,
     replayed,
     request_of,
+    says_nothing,
 )
 from mneme._core.ports import LoopPort, _deadline
 from mneme.cache import AnyCache
@@ -141,7 +142,7 @@ class SemanticCacheMiddleware:
         if found is None:
             await self.app(scope, receive, send)
         elif isinstance(found, Route) and why is None:
-            await self._answer(found, {**scope, MARK: True}, receive, send)
+            await self._answer(found, scope, receive, send)
         else:
             told = "bypass" if isinstance(found, Route) else found
             await self.app({**scope, MARK: True}, receive, _telling(told, send))
@@ -151,7 +152,10 @@ class SemanticCacheMiddleware:
         gateway = self._gateway
         outcome: Outcome = "bypass"
         replay: list[Message] = []
-        if not is_objected_to(fields_of(scope["headers"]), heeds_client=route.heeds_client):
+        heeds = route.heeds_client
+        if says_nothing(scope) or not is_objected_to(
+            fields_of(scope["headers"]), heeds_client=heeds
+        ):
             body, replay = await read_body(receive, gateway.request_limit(route))
             if body is not None:
                 # Where a namespace is configured, it is open by now.
@@ -161,10 +165,11 @@ class SemanticCacheMiddleware:
         elif isinstance(outcome, Recorded):
             teed = _Teed(gateway, self._port, outcome, replayed(replay, receive), send)
             with outcome.leading():
-                await self.app(plain(scope), teed.receive, teed.send)
+                await self.app({**plain(scope), MARK: True}, teed.receive, teed.send)
         elif isinstance(outcome, Followed):
             await self._pass_on(outcome, send)
         else:
+            scope = {**scope, MARK: True}
             await self.app(scope, replayed(replay, receive), _telling(outcome, send))
 
     async def _look(self, route: Route, scope: Scope, body: bytes) -> Outcome:

@@ -26,7 +26,7 @@ from support.asgi import (
 import mneme
 from mneme import MemoryStore
 from mneme.asgi import SemanticCacheMiddleware
-from mneme.prompts import Route, StoredResponse, json_field, openai_chat
+from mneme.prompts import Asked, Route, StoredResponse, json_field, openai_chat
 from mneme.testing import HashEmbedder, ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -382,3 +382,52 @@ async def test_settings_are_checked_when_it_is_mounted(
     """A wrong setting is an error of the program's start, not of a request."""
     with pytest.raises(error):
         mounted(Counting(), cache, **options)
+
+
+async def test_a_request_in_the_same_bytes_is_known_again_but_not_too_well(cache: Any) -> None:
+    """The short way to an exact hit leads past nothing that would have mattered."""
+    app = Counting()
+    client = mounted(app, cache)
+    for _ in range(3):
+        answer = await client.post("/ask", ASKED)
+    assert (len(app.asked), answer.layer) == (1, "exact")
+    assert cache.stats().hits_exact == 2
+    with mneme.namespace("another"):
+        assert (await client.post("/ask", ASKED)).layer is None
+    with mneme.bypass():
+        assert (await client.post("/ask", ASKED)).cache_status == "mneme; fwd=bypass"
+    fields = [("content-type", "application/json")]
+    for more in (("authorization", "a"), ("accept", "text/plain")):
+        assert (await client.post("/ask", ASKED, headers=[*fields, more])).layer is None
+    assert (await client.post("/ask", ASKED, host="x", raw_path=b"/other")).layer is None
+    cache.clear()
+    assert (await client.post("/ask", ASKED)).layer is None
+    cache.close()
+    assert (await client.post("/ask", ASKED)).cache_status == "mneme; fwd=bypass"
+
+
+async def test_an_extractor_of_your_own_is_asked_each_time(cache: Any) -> None:
+    """It may look at more than the request."""
+    tenants = iter("aabb")
+
+    def extract(request: Any) -> Asked:
+        return Asked("how do i reset my old password", [next(tenants)])
+
+    app = Counting()
+    client = mounted(app, cache, routes={"/ask": extract})
+    for _ in range(4):
+        await client.post("/ask", ASKED)
+    assert len(app.asked) == 2
+
+
+async def test_a_name_in_vary_that_is_learned_later_counts_for_known_requests(cache: Any) -> None:
+    """What a route learns of its answers changes what its requests ask."""
+    app = Counting()
+    client = mounted(app, cache)
+    for _ in range(3):
+        await client.post("/ask", ASKED)
+    app.headers = [*app.headers, ("vary", "x-plan")]
+    fields = [("content-type", "application/json"), ("x-plan", "gold")]
+    await client.post("/ask", {"prompt": "where is a bakery"}, headers=fields)
+    assert (await client.post("/ask", ASKED, headers=fields)).layer is None
+    assert len(app.asked) == 3

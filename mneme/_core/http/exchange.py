@@ -24,6 +24,7 @@ from mneme.records import Hit, Miss, Partition
 __all__ = [
     "ANSWERED_OR_REFUSED",
     "COLLAPSED",
+    "OBJECTING",
     "Forward",
     "Question",
     "Refused",
@@ -58,6 +59,7 @@ COLLAPSED = "mneme; fwd=miss; collapsed"
 """What ``Cache-Status`` says of a request that was given another's response (RFC 9211 §2.6)."""
 
 OBJECTING = (*CONDITIONS, "content-encoding", "cache-control")
+"""Request fields that may keep the cache out; see `is_objected_to`."""
 
 PROMPT = b"prompt"
 """Stands where the prompt was: no JSON and no text has a value of this type."""

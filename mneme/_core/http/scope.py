@@ -6,11 +6,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
+from mneme._core.http.exchange import OBJECTING
 from mneme._core.http.fields import Fields
 from mneme._core.http.request import Request
 
 __all__ = ["PAST_THE_BODY", "Message", "Receive", "Scope", "Send", "caller_of", "fields_of",
-           "path_of", "plain", "read_body", "replayed", "request_of"]  # fmt: skip
+           "path_of", "plain", "read_body", "replayed", "request_of", "says_nothing"]  # fmt: skip
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -77,6 +78,14 @@ def path_of(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+_OBJECTING = frozenset(name.encode() for name in OBJECTING)
+
+
+def says_nothing(scope: Scope) -> bool:
+    """Whether no field of a request could keep the cache out of it."""
+    return _OBJECTING.isdisjoint([name.lower() for name, _ in scope["headers"]])
 
 
 def plain(scope: Scope) -> Scope:
