@@ -164,6 +164,7 @@ def test_a_stream_comes_without_delay_and_is_replayed(way: Way, up: Upstream, ca
             stream = await client.send(json=STREAMED)
             first = await stream.next()
             assert first is not None
+            await up.chunks_sent.reached(1)
             assert up.chunks_sent.value == 1
             up.gate.open()
             whole = first + await stream.rest()
