@@ -31,7 +31,13 @@ from mneme._core.http.recorded import Followed, Recorded
 from mneme._core.http.routes import Extractor, Route
 from mneme._core.ports import BlockingPort, LoopPort, drive, embeds_async, here
 from mneme.cache import AnyCache
-from mneme.prompts import openai_chat
+from mneme.prompts import (
+    anthropic_messages,
+    ollama_chat,
+    ollama_generate,
+    openai_chat,
+    openai_responses,
+)
 from mneme.records import Hit
 
 if TYPE_CHECKING:
@@ -61,7 +67,10 @@ KNOWN: Mapping[str, Route] = {
     ending: Route(extract, ignore_no_cache=True)
     for ending, extract in {
         "/chat/completions": openai_chat,
-        "/v1/messages": openai_chat,
+        "/v1/responses": openai_responses,
+        "/v1/messages": anthropic_messages,
+        "/api/chat": ollama_chat,
+        "/api/generate": ollama_generate,
     }.items()
 }
 """What is cached where no routes are given, by the end of the path: the rest is the host's."""

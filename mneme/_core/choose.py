@@ -44,7 +44,8 @@ class Trial:
     """
     What a new answer is to be compared with: those of ``candidates``.
 
-    The label is about ``best``; ``served`` says whether it would have been a hit.
+    The label is about ``best``; ``served`` says whether it would have been a hit, and
+    ``vetoed`` which guard refused it.
     """
 
     source: LabelSource
@@ -52,6 +53,7 @@ class Trial:
     best: Candidate | None
     served: bool
     decision: Decision | None = None
+    vetoed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

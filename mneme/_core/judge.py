@@ -34,6 +34,7 @@ from mneme.records import (
     Vector,
     Verdict,
 )
+from mneme.types import Guard
 
 __all__ = ["Judge"]
 
@@ -106,7 +107,7 @@ class Judge:
         with self._lock:
             self._meet(learned, near)
             decision = learned.weigh(ask.spoken, _neighbours(near, now))
-        return self._served(decision, ask, rules, near, now)[0]
+        return self._served(learned, decision, ask, rules, near, now)[0]
 
     def _choose_learned(
         self,
@@ -119,8 +120,8 @@ class Judge:
         with self._lock:
             self._meet(learned, near)
             decision = learned.decide(ask.spoken, _neighbours(near, now))
-        choice, best = self._served(decision, ask, rules, near, now)
-        trial = Trial("miss", tuple(near), best, served=False, decision=decision)
+        choice, best, vetoed = self._served(learned, decision, ask, rules, near, now)
+        trial = Trial("miss", tuple(near), best, served=False, decision=decision, vetoed=vetoed)
         if choice.hit is None:
             if decision.serve is not None:
                 with self._lock:
@@ -141,12 +142,24 @@ class Judge:
                 would_serve=choice.hit,
                 trial=replace(trial, source=source, served=True),
             )
+        if vetoed:
+            with self._lock:
+                learned.charge(decision, learned.vetoes.chance_wrong(vetoed))
         return choice
 
     def _served(
-        self, decision: Decision, ask: Ask, rules: Rules, near: Sequence[Candidate], now: float
-    ) -> tuple[Choice, Candidate | None]:
-        """What the other rules leave of a decision, and the candidate that it was about."""
+        self,
+        learned: LearnedPolicy,
+        decision: Decision,
+        ask: Ask,
+        rules: Rules,
+        near: Sequence[Candidate],
+        now: float,
+    ) -> tuple[Choice, Candidate | None, str]:
+        """
+        What the other rules leave of a decision, the candidate that it was about, and the
+        guard that refused it, if one did: that is heeded as far as it has been right here.
+        """
         best = next((one for one in near if _name(one) == decision.candidate), None)
         if best is None or (decision.serve is None and not decision.is_audit):
             reason: MissReason = "uncertain" if near else "absent"
@@ -159,14 +172,20 @@ class Judge:
                 for one in near
             )
             nearest = near[0].similarity if near else None
-            return Choice(None, None, reason, nearest, None, verdicts), best
-        choice = choose(
-            ask.prompt, [best], replace(rules, threshold=-1.0), now=now, codec=ask.codec
-        )
+            return Choice(None, None, reason, nearest, None, verdicts), best, ""
+        open_ = replace(rules, threshold=-1.0)
+        choice = choose(ask.prompt, [best], open_, now=now, codec=ask.codec)
+        vetoed = choice.verdicts[0].detail.partition(":")[0] if choice.reason == "guarded" else ""
+        if vetoed and learned.vetoes.chance_wrong(vetoed) <= decision.limit:
+            # A guard of the user's own has the last word.
+            own = tuple([guard for guard in rules.guards if not _is_built_in(guard)])
+            choice = choose(
+                ask.prompt, [best], replace(open_, guards=own), now=now, codec=ask.codec
+            )
         if choice.hit is not None and rules.confidence_fn is None:
             sure = replace(choice.hit, confidence=1.0 - decision.chance_wrong)
             choice = replace(choice, hit=sure)
-        return choice, best
+        return choice, best, vetoed
 
     @staticmethod
     def _meet(learned: LearnedPolicy, near: Sequence[Candidate]) -> None:
@@ -189,6 +208,9 @@ class Judge:
         best = trial.best
         if best is None or (right := same.get(best.entry.identity)) is None:
             return None
+        if self._learned is not None and trial.vetoed:
+            with self._lock:
+                self._learned.vetoes.learn(trial.vetoed, wrong=not right)
         if self.tightening is not None and trial.source == "audit":
             with self._lock:
                 self.tightening.add(best.similarity, not right)
@@ -301,6 +323,10 @@ def _neighbours(near: Sequence[Candidate], now: float) -> list[Neighbour]:
         )
         for one in near
     ]
+
+
+def _is_built_in(guard: Guard) -> bool:
+    return getattr(guard, "__module__", None) == "mneme.guards"
 
 
 def _name(one: Candidate) -> bytes:

@@ -27,6 +27,7 @@ from mneme._core.learned.labels import Comparisons, Opinion
 from mneme._core.learned.lexical import gist
 from mneme._core.learned.notes import EntryId, Note, Notes, higher
 from mneme._core.learned.prior import Prior, shipped_prior
+from mneme._core.learned.vetoes import Vetoes
 from mneme._core.learned.words import WordModel
 
 __all__ = ["Decision", "LearnedPolicy", "Neighbour"]
@@ -108,6 +109,7 @@ class LearnedPolicy:
         self.random = np.random.default_rng(seed)
         self.notes = Notes()
         self.words = WordModel()
+        self.vetoes = Vetoes()
         self.comparisons = Comparisons()
         self.posterior = Posterior(self.prior.weights, np.diag(self.prior.spread**-2.0))
         self.calibration = Calibration(OFFSET_SPREAD, SLOPE_SPREAD)
@@ -184,6 +186,10 @@ class LearnedPolicy:
         """Hear that what `decision` served did not go out (undecodable, refused later)."""
         if decision.serve is not None:
             self.budget.refund(decision.chance_wrong)
+
+    def charge(self, decision: Decision, chance_wrong: float) -> None:
+        """Hear that what `decision` served is wrong with a larger chance than it said."""
+        self.budget.spent += max(chance_wrong - decision.chance_wrong, 0.0)
 
     def _count(self, chance_wrong: float) -> None:
         self.budget.ask(chance_wrong)

@@ -59,6 +59,7 @@ def dump(policy: LearnedPolicy) -> bytes:
         "words": [policy.words.line, policy.words.bent],
         "texts": policy.notes.rarity.texts,
         "next_group": policy.notes.next_group,
+        "vetoes": policy.vetoes.counts,
     }
     return _packed(header, arrays)
 
@@ -100,6 +101,7 @@ def load(
     _refill(budget.recent, arrays["recent"].tolist())
     _refill(policy.rows, _triples(arrays["rows"], arrays["labels"]))
     _refill(policy.scored, map(tuple, arrays["scored"].tolist()))
+    policy.vetoes.counts = header["vetoes"]
     policy.words = _word_model(header["words"], arrays)
     policy.notes = _restored(header, arrays)
     return policy
