@@ -430,14 +430,14 @@ def test_learning_after_entries_have_gone() -> None:
 def test_words_that_matter_are_learned() -> None:
     """A word that changes the answer comes to tell more than one that does not."""
     model = WordModel()
-    kitchen, bedroom, please = (gist(text).words for text in ("kitchen", "bedroom", "please"))
+    kitchen, bedroom, could = (gist(text).words for text in ("kitchen", "bedroom", "could"))
     light = gist("light on").words
     for _ in range(100):
         pair = model.compare(light | kitchen, light | bedroom, 0.9, 0.1)
-        fine = model.compare(light | kitchen, light | kitchen | please, 0.9, 0.1)
+        fine = model.compare(light | kitchen, light | kitchen | could, 0.9, 0.1)
         model.learn([pair, fine], [False, True])
     assert model.compare(light | kitchen, light | bedroom, 0.9, 0.1).logit < -1.0
-    assert model.compare(light | bedroom, light | bedroom | please, 0.9, 0.1).logit > 1.0
+    assert model.compare(light | bedroom, light | bedroom | could, 0.9, 0.1).logit > 1.0
 
 
 # -- words ------------------------------------------------------------------------------------

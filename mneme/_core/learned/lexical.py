@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mneme._core.wording import wording
 
 __all__ = ["BUCKETS", "EVIDENCE", "Gist", "Rarity", "Words", "evidence", "gist"]
 
@@ -32,139 +33,6 @@ EVIDENCE = (
 COMMONEST = 9.0
 """The logarithm of how much rarer a word can be for it to count: one entry in some 8,000."""
 
-_TOKEN = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
-_REWRITTEN = (
-    (re.compile(r"\b(?:ca|wo)n['’]?t\b|\bcannot\b|n['’]t\b"), " not "),
-    (re.compile(r"['’](?:re|ve|ll|m|s|d)\b"), " "),
-)
-_NEGATORS = frozenset(
-    [
-        "not",
-        "no",
-        "never",
-        "without",
-        "none",
-        "nobody",
-        "nothing",
-        "neither",
-        "nor",
-        "unable",
-        "dont",
-        "doesnt",
-        "didnt",
-        "isnt",
-        "arent",
-        "wasnt",
-        "werent",
-        "wouldnt",
-        "shouldnt",
-        "couldnt",
-        "havent",
-        "hasnt",
-    ]
-)
-# Rarity finds these by itself, but not before it has seen some hundred texts.
-_FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "of",
-        "to",
-        "in",
-        "on",
-        "at",
-        "for",
-        "by",
-        "with",
-        "from",
-        "and",
-        "or",
-        "as",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "am",
-        "do",
-        "does",
-        "did",
-        "i",
-        "me",
-        "my",
-        "you",
-        "your",
-        "we",
-        "our",
-        "it",
-        "its",
-        "this",
-        "that",
-        "these",
-        "those",
-        "there",
-        "here",
-        "can",
-        "could",
-        "would",
-        "will",
-        "shall",
-        "should",
-        "may",
-        "might",
-        "must",
-        "have",
-        "has",
-        "had",
-        "if",
-        "so",
-        "just",
-        "please",
-        "hi",
-        "hello",
-        "hey",
-        "thanks",
-        "thank",
-        "tell",
-        "know",
-        "let",
-        "us",
-        "get",
-        "got",
-        "what",
-        "when",
-        "where",
-        "who",
-        "whom",
-        "whose",
-        "why",
-        "how",
-        "which",
-    ]
-)
-_NUMBERS = {
-    word: str(value)
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-        ]
-    )
-}
-
 
 class Gist:
     """One text, read once: digests of its words, its numbers, its trigrams, its negation."""
@@ -172,16 +40,13 @@ class Gist:
     __slots__ = ("content", "is_negated", "numbers", "trigrams", "words")
 
     def __init__(self, text: str) -> None:
-        text = text.lower()
-        for pattern, plain in _REWRITTEN:
-            text = pattern.sub(plain, text)
-        words = [_NUMBERS.get(word, word) for word in _TOKEN.findall(text)]
-        self.words: Words = frozenset(map(_digest, words))
-        self.content: Words = frozenset(_digest(w) for w in words if w not in _FUNCTION_WORDS)
-        self.numbers = frozenset(word for word in words if word[0].isdigit())
-        self.is_negated = sum(word in _NEGATORS for word in words) % 2 == 1
-        line = f" {' '.join(words)} "
-        self.trigrams = frozenset(line[at : at + 3] for at in range(len(line) - 2))
+        read = wording(text)
+        kinds = list(zip(read.words, read.classes, strict=True))
+        self.words: Words = frozenset(map(_digest, read.words))
+        self.content: Words = frozenset(_digest(word) for word, kind in kinds if kind in "cn-")
+        self.numbers = frozenset(word for word, kind in kinds if kind == "n")
+        self.is_negated = read.negations % 2 == 1
+        self.trigrams = read.trigrams
 
 
 @lru_cache(maxsize=8_192)
@@ -192,16 +57,7 @@ def gist(text: str) -> Gist:
 
 @lru_cache(maxsize=65_536)
 def _digest(word: str) -> int:
-    return crc32(_stem(word).encode("utf-8", "surrogatepass")) % BUCKETS
-
-
-def _stem(word: str) -> str:
-    """The word without a common English ending; harmless on what is not English."""
-    for ending, least in (("ing", 3), ("ies", 2), ("ed", 3), ("es", 3), ("ly", 3), ("s", 2)):
-        if word.endswith(ending) and len(word) - len(ending) >= least:
-            word = word[: -len(ending)] + ("y" if ending == "ies" else "")
-            break
-    return word[:-1] if len(word) > 4 and word.endswith("e") else word
+    return crc32(word.encode("utf-8", "surrogatepass")) % BUCKETS
 
 
 class Rarity:
