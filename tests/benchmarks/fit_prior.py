@@ -1,12 +1,12 @@
 """
 Fit the weights that the learned policy ships with, and those that never saw one domain.
 
-    python tests/benchmarks/fit_prior.py FOLDER --out FOLDER      (about 15 minutes on two cores)
+    python tests/benchmarks/fit_prior.py FOLDER --out FOLDER      (some 5 minutes)
 
 Every stream is replayed with every embedder, and each replay is one domain with weights of its
 own. The prior is the normal that the domains' weights seem to be drawn from (empirical Bayes
-by expectation maximization; one variance a feature): where domains agree it is narrow, and
-where they do not the policy is left to find out. What is near a query depends on what was
+by expectation maximization): where domains agree it is narrow, and where they do not the policy
+is left to find out. What is near a query depends on what was
 served before, so replay and fit take turns; each replay uses the prior that has not seen its
 own domain. Writes prior.json (all domains) and without-<stream>.json.
 """
@@ -22,15 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality import EMBEDDERS, STREAMS, Stream, Vectors, read_stream, replay_learned
+from labelled import EMBEDDERS, STREAMS, Vectors
+from quality import Stream, read_stream, replay_learned
 
 from mneme._core.learned.features import FEATURES
-from mneme._core.learned.fit import Rows, curvature, newton
-from mneme._core.learned.policy import INDEPENDENT, LearnedPolicy
+from mneme._core.learned.fit import Rows, curvature, focused, newton
+from mneme._core.learned.policy import LearnedPolicy
 from mneme._core.learned.prior import Prior
 
 EM_STEPS = 25
+FOCUS_AT = (0, 5, 10)
+"""Steps before which it is decided anew what rows matter."""
 FIRST_SPREAD, LEAST_SPREAD = 0.5, 0.02
+CORRELATED = 0.7
+"""What is believed of the correlations between weights that the domains show."""
 ROUNDS = 3
 DIMENSION = len(FEATURES)
 
@@ -44,7 +49,7 @@ Domain = tuple[str, str]
 def flat() -> Prior:
     """A prior that knows nothing, and is sure of it: nothing is ever served."""
     zeros = np.zeros(DIMENSION)
-    return Prior(zeros, zeros + 1.0, np.zeros(DIMENSION + 1), np.full(DIMENSION + 1, 1e-3))
+    return Prior(zeros, zeros + 1.0, np.zeros(DIMENSION + 1), np.eye(DIMENSION + 1) * 1e-6)
 
 
 def logged(stream: Stream, prior: Prior, seed: int) -> tuple[Log, str]:
@@ -69,37 +74,54 @@ def fitted(logs: Sequence[Log]) -> Prior:
     spreads = np.array([rows.std(0) for rows, _ in logs])
     mean = means.mean(0)
     scale = np.sqrt((spreads**2).mean(0) + means.var(0)) + 1e-6
-    scaler = Prior(mean, scale, np.zeros(DIMENSION + 1), np.ones(DIMENSION + 1))
-    domains = [
-        Rows(scaler.scaled(rows.tolist()), right, np.full(len(right), INDEPENDENT))
-        for rows, right in logs
-    ]
     weights = np.zeros(DIMENSION + 1)
-    variance = np.full(DIMENSION + 1, FIRST_SPREAD**2)
-    variance[0] = 4.0
-    starts = [weights for _ in domains]
-    for _ in range(EM_STEPS):
-        precision = np.diag(1.0 / variance)
-        starts = [
-            newton(rows, start, weights, precision, 10)
-            for rows, start in zip(domains, starts, strict=True)
-        ]
+    covariance = np.diag([4.0] + [FIRST_SPREAD**2] * DIMENSION)
+    scaler = Prior(mean, scale, weights, covariance)
+    domains = [
+        Rows(scaler.scaled(rows.tolist()), right, np.ones(len(right))) for rows, right in logs
+    ]
+    found = np.array([weights for _ in domains])
+    for step in range(EM_STEPS):
+        if step in FOCUS_AT:
+            near = [focused(rows, own) for rows, own in zip(domains, found, strict=True)]
+        precision = np.linalg.inv(covariance)
+        found = np.array(
+            [
+                newton(rows, start, weights, precision, 10)
+                for rows, start in zip(near, found, strict=True)
+            ]
+        )
         unsure = [
-            np.diag(np.linalg.inv(curvature(rows, found, precision)))
-            for rows, found in zip(domains, starts, strict=True)
+            np.linalg.inv(curvature(rows, own, precision))
+            for rows, own in zip(near, found, strict=True)
         ]
-        found = np.array(starts)
         weights = found.sum(0) / (len(found) + 0.3)
-        variance = (((found - weights) ** 2).sum(0) + sum(unsure)) / len(found)
-        variance = np.maximum(variance, LEAST_SPREAD**2)
-    return Prior(mean, scale, weights, np.sqrt(variance))
+        off = found - weights
+        covariance = shrunk((off.T @ off + sum(unsure)) / len(found))
+    return Prior(mean, scale, weights, covariance)
+
+
+def shrunk(covariance: np.ndarray) -> np.ndarray:
+    """So few domains show correlations larger than they are (Ledoit & Wolf 2004)."""
+    variance = np.diag(np.maximum(np.diag(covariance), LEAST_SPREAD**2))
+    return np.asarray(
+        CORRELATED * covariance + variance - CORRELATED * np.diag(np.diag(covariance))
+    )
 
 
 def as_json(prior: Prior, domains: Sequence[Domain]) -> str:
-    out = {"features": FEATURES, "domains": [" ".join(domain) for domain in domains]}
-    for name in ("mean", "scale", "weights", "spread"):
-        out[name] = [float(f"{value:.5g}") for value in getattr(prior, name)]
-    return json.dumps(out, indent=0) + "\n"
+    def rounded(values: np.ndarray) -> list[float]:
+        return [float(f"{value:.5g}") for value in values]
+
+    out: dict[str, Any] = {"features": FEATURES, "domains": [" ".join(one) for one in domains]}
+    for name in ("mean", "scale", "weights"):
+        out[name] = rounded(getattr(prior, name))
+    out["covariance"] = [rounded(row) for row in prior.covariance]
+    return (
+        "{\n"
+        + ",\n".join(f'"{name}": {json.dumps(found)}' for name, found in out.items())
+        + "\n}\n"
+    )
 
 
 def one(job: tuple[Domain, Prior], streams: dict[Domain, Stream], seed: int) -> tuple[Log, str]:
@@ -113,6 +135,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vectors", type=Path, default=Path("quality-vectors"))
     parser.add_argument("--embedders", nargs="*", default=sorted(EMBEDDERS))
+    parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     streams: dict[Domain, Stream] = {}
     for embedder in args.embedders:
@@ -124,7 +147,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for turn in range(ROUNDS):
         # Forked here, so that streams are shared and not sent.
-        with Pool(2) as pool:
+        with Pool(args.processes) as pool:
             jobs = [(domain, priors[domain[1]]) for domain in domains]
             found = pool.map(partial(one, streams=streams, seed=100 + turn), jobs, chunksize=1)
             logs = {domain: log for domain, (log, _) in zip(domains, found, strict=True)}

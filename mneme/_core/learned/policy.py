@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 
 from mneme._core.learned.budget import KEPT_HITS, Budget
 from mneme._core.learned.features import Neighbour, View, view
-from mneme._core.learned.fit import Array, Calibration, Posterior, Rows, chance, chances
+from mneme._core.learned.fit import (
+    Array,
+    Calibration,
+    Posterior,
+    Rows,
+    chance,
+    chances,
+    focused,
+)
 from mneme._core.learned.labels import Comparisons, Opinion
 from mneme._core.learned.lexical import gist
 from mneme._core.learned.notes import EntryId, Note, Notes, higher
@@ -42,10 +50,7 @@ REFIT_EVERY = 50
 PACE_EVERY = 25
 
 KEPT_ROWS = 8_192
-KEPT_SCORES = 4_000
-
-INDEPENDENT = 0.35
-"""What one label counts for: those of neighbours and of like asks say nearly the same."""
+KEPT_SCORES = 1_000
 
 OFFSET_SPREAD, SLOPE_SPREAD = 0.3, 0.15
 LEAST_SCORE = -1.0
@@ -96,7 +101,7 @@ class LearnedPolicy:
         max_error: float = 0.01,
         *,
         seed: int = 0,
-        audit_rate: float = 0.03,
+        audit_rate: float = 0.015,
         prior: Prior | None = None,
     ) -> None:
         if not 0.0 < max_error < 1.0:
@@ -111,7 +116,7 @@ class LearnedPolicy:
         self.words = WordModel()
         self.vetoes = Vetoes()
         self.comparisons = Comparisons()
-        self.posterior = Posterior(self.prior.weights, np.diag(self.prior.spread**-2.0))
+        self.posterior = Posterior(self.prior.weights, self.prior.covariance)
         self.calibration = Calibration(OFFSET_SPREAD, SLOPE_SPREAD)
         self.budget = Budget(max_error)
         self.labels = 0
@@ -313,10 +318,8 @@ class LearnedPolicy:
         self.unfitted = 0
         if self.rows:
             features, right, weight = zip(*self.rows, strict=True)
-            rows = Rows(
-                np.array(features, np.float64), np.array(right), INDEPENDENT * np.array(weight)
-            )
-            self.posterior.refit(rows)
+            rows = Rows(np.array(features, np.float64), np.array(right), np.array(weight))
+            self.posterior.refit(focused(rows, self.posterior.weights))
         if len(self.scored) >= 20:
             scored = np.array(self.scored)
             self.calibration.refit(scored[:, 0], scored[:, 1], scored[:, 2])

@@ -23,14 +23,15 @@ class Prior:
     """
     What was learned where labels were at hand: a normal over weights, and how to scale.
 
-    ``mean`` and ``scale`` of the features, shape ``(d,)``; ``weights`` and their ``spread``
-    (standard deviation between domains), the constant's first, shape ``(d + 1,)``.
+    ``mean`` and ``scale`` of the features, shape ``(d,)``; ``weights``, the constant's first,
+    shape ``(d + 1,)``, and their ``covariance`` between kinds of traffic, which says what weights
+    go together: where some are seen to differ, the others that usually do follow.
     """
 
     mean: Array
     scale: Array
     weights: Array
-    spread: Array
+    covariance: Array
 
     def scaled(self, rows: list[list[float]]) -> Array:
         """Rows as the score takes them, with a leading 1, shape ``(n, d + 1)``."""
@@ -52,7 +53,7 @@ def read_prior(text: str) -> Prior:
             f"this prior is for the features {found['features']}, the policy computes "
             f"{list(FEATURES)}. Nothing was learned. Run tests/benchmarks/fit_prior.py."
         )
-    return Prior(*(np.array(found[name]) for name in ("mean", "scale", "weights", "spread")))
+    return Prior(*(np.array(found[name]) for name in ("mean", "scale", "weights", "covariance")))
 
 
 @cache
