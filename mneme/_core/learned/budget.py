@@ -24,6 +24,9 @@ FASTEST = 2.0
 SPENDABLE = 0.95
 """Share of the budget that is planned for: chance alone moves the count of errors."""
 
+AS_EXPECTED = 8.0
+"""Errors that audits must find before their count weighs as much as the chances that were said."""
+
 TOO_RISKY = 0.2
 """A chance of a wrong answer that is never taken: saved, the budget buys more hits later."""
 
@@ -33,7 +36,8 @@ class Budget:
     The largest chance of a wrong answer that may be taken now: ``limit``, below 0 for none.
 
     Of the recent asks, best first, as many as fit the budget when their chances are summed
-    would have been served; the limit is the chance of the last of them.
+    would have been served; the limit is the chance of the last of them. Audits check the
+    chances: where they find more errors than expected, less is planned for, and the reverse.
     """
 
     def __init__(self, max_error: float) -> None:
@@ -43,6 +47,8 @@ class Budget:
         self.asks = 0
         self.spent = 0.0
         self.limit = -1.0
+        self.expected = 0.0
+        self.found = 0.0
 
     def ask(self, chance_wrong: float) -> None:
         """Count one ask, whatever becomes of it."""
@@ -58,6 +64,11 @@ class Budget:
         """Uncount one hit."""
         self.spent -= chance_wrong
 
+    def audit(self, chance_wrong: float, wrong: float) -> None:
+        """Hear how one audited hit turned out; `wrong` is from 0 to 1."""
+        self.expected += chance_wrong
+        self.found += wrong
+
     def reckon(self, chances_wrong: NDArray[np.float64]) -> None:
         """Hear what the chances of the last hits are held to have been by now."""
         kept = min(len(chances_wrong), len(self.hits))
@@ -67,10 +78,10 @@ class Budget:
 
     def pace(self) -> None:
         """Set the limit anew."""
-        most = self.rate * HORIZON
-        credit = min(max(self.rate * self.asks - self.spent, -most), most)
-        self.spent = self.rate * self.asks - credit
-        rate = min(max(self.rate + credit / HORIZON, 0.0), FASTEST * self.rate)
+        planned = self.rate * (AS_EXPECTED + self.expected) / (AS_EXPECTED + self.found)
+        most = planned * HORIZON
+        credit = min(max(planned * self.asks - self.spent, -most), most)
+        rate = min(max(planned + credit / HORIZON, 0.0), FASTEST * planned)
         chances = np.sort(np.fromiter(self.recent, np.float64, len(self.recent)))
         count = int(np.searchsorted(np.cumsum(chances), rate * len(chances), side="right"))
         self.limit = min(float(chances[count - 1]), TOO_RISKY) if count else -1.0

@@ -230,6 +230,10 @@ class LearnedPolicy:
         for at, (option, score) in enumerate(options):
             if (right := opinion.chances.get(option.group)) is not None:
                 self._label(decision, at, score, right)
+        if decision.is_audit:
+            served = seen.options[decision.best].group
+            right = opinion.chances.get(served, chance(decision.score))
+            self.budget.audit(decision.chance_wrong, 1.0 - right)
         self.words.learn([seen.pairs[at] for at in compared], verdicts)
         for at in compared:
             self._met(decision.compare[at], opinion, seen, at)

@@ -26,6 +26,7 @@ from mneme._core.learned.words import WordModel
 
 __all__ = ["dump", "load"]
 
+BUDGET = ("asks", "spent", "limit", "expected", "found")
 MAGIC = b"mneme.learned.1\n"
 
 Arrays = dict[str, NDArray[Any]]
@@ -55,7 +56,7 @@ def dump(policy: LearnedPolicy) -> bytes:
         "unfitted": policy.unfitted,
         "random": policy.random.bit_generator.state,
         "comparisons": [policy.comparisons.made, policy.comparisons.outvoted],
-        "budget": [policy.budget.asks, policy.budget.spent, policy.budget.limit],
+        "budget": {name: getattr(policy.budget, name) for name in BUDGET},
         "words": [policy.words.line, policy.words.bent],
         "texts": policy.notes.rarity.texts,
         "next_group": policy.notes.next_group,
@@ -95,7 +96,8 @@ def load(
     budget = policy.budget
     if policy.max_error == header["max_error"]:
         # What was spent of another budget says nothing about this one.
-        budget.asks, budget.spent, budget.limit = header["budget"]
+        for name in BUDGET:
+            setattr(budget, name, header["budget"][name])
         _refill(budget.hits, arrays["hits"].tolist())
         _refill(policy.hits, arrays["hit_rows"])
     _refill(budget.recent, arrays["recent"].tolist())
