@@ -37,7 +37,7 @@ class Budget:
 
     Of the recent asks, best first, as many as fit the budget when their chances are summed
     would have been served; the limit is the chance of the last of them. Audits check the
-    chances: where they find more errors than expected, less is planned for, and the reverse.
+    chances: where they find more errors than expected, less is planned for.
     """
 
     def __init__(self, max_error: float) -> None:
@@ -78,9 +78,11 @@ class Budget:
 
     def pace(self) -> None:
         """Set the limit anew."""
-        planned = self.rate * (AS_EXPECTED + self.expected) / (AS_EXPECTED + self.found)
+        # Few audits find an error: fewer than expected is mostly luck, more is a warning.
+        planned = self.rate * min((AS_EXPECTED + self.expected) / (AS_EXPECTED + self.found), 1.0)
         most = planned * HORIZON
         credit = min(max(planned * self.asks - self.spent, -most), most)
+        self.spent = planned * self.asks - credit
         rate = min(max(planned + credit / HORIZON, 0.0), FASTEST * planned)
         chances = np.sort(np.fromiter(self.recent, np.float64, len(self.recent)))
         count = int(np.searchsorted(np.cumsum(chances), rate * len(chances), side="right"))
