@@ -252,7 +252,11 @@ class Judge:
         with self._lock:
             for name in gone:
                 learned.removed(name)
-            learned.refit()
+            fit = learned.begin_refit()
+        # Not under the lock: decisions on a loop wait for it.
+        fit.fitted()
+        with self._lock:
+            learned.adopt(fit)
 
     # -- keeping ------------------------------------------------------------------------------
 

@@ -712,3 +712,22 @@ def test_an_embedder_that_is_down_does_not_stop_the_cache_from_opening() -> None
     with SemanticCache(store=MemoryStore(), embedder=Down()) as cache:
         assert cache.get("q") is None
         assert cache.stats().failed_open == 1
+
+
+@everywhere("memory")
+async def test_decisions_are_the_same_under_a_seed(s: Scene) -> None:
+    """Two caches that are asked the same serve, keep back and miss the same."""
+    transcripts = []
+    for _ in range(2):
+        s.store = MemoryStore()
+        async with s.cache(policy="learned", seed=11) as cache:
+            outcomes = []
+            for number in range(300):
+                topic = TOPICS[number % len(TOPICS)]
+                found = await settled(cache.lookup(question(topic, number)))
+                outcomes.append(getattr(found, "reason", "hit"))
+                if not found:
+                    await settled(cache.fill(found, topic))
+            transcripts.append(outcomes)
+    assert transcripts[0] == transcripts[1]
+    assert {"hit", "audited", "uncertain"} <= set(transcripts[0])
