@@ -720,7 +720,7 @@ async def test_decisions_are_the_same_under_a_seed(s: Scene) -> None:
     transcripts = []
     for _ in range(2):
         s.store = MemoryStore()
-        async with s.cache(policy="learned", seed=11) as cache:
+        async with s.cache(policy="learned", audit_rate=0.2, seed=11) as cache:
             outcomes = []
             for number in range(300):
                 topic = TOPICS[number % len(TOPICS)]
