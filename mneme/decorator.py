@@ -27,13 +27,14 @@ from mneme import context
 from mneme._core.binder import make_binder
 from mneme._core.calls import AsyncCalls, Calls
 from mneme._core.core import core_of
+from mneme._core.face import terms_of
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import check_namespace
 from mneme._core.manner import Manner, Mode, PolicyName
 from mneme._core.manner import is_async as awaits
 from mneme._core.ports import BlockingPort, LoopPort, embeds_async
 from mneme._core.settings import check_threshold
-from mneme.cache import AnyCache, AsyncSemanticCache, SemanticCache, terms_of
+from mneme.cache import AnyCache, AsyncSemanticCache, SemanticCache
 from mneme.codecs import AutoCodec, codec_for
 from mneme.records import Explanation, Hit, Miss
 from mneme.stores.memory import MemoryStore

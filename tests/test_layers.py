@@ -32,6 +32,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "core": (
         (
             "_core.core",
+            "_core.keeper",
             "_core.tally",
             "_core.live",
             "_core.admission",
@@ -41,7 +42,10 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("words", "pure", "context", "codecs", "flights"),
     ),
-    "flow": (("_core.flow", "_core.comparing"), ("words", "pure", "context", "flights", "core")),
+    "flow": (
+        ("_core.flow", "_core.through", "_core.comparing"),
+        ("words", "pure", "context", "flights", "core"),
+    ),
     "ports": (("_core.ports",), ("words", "flights", "core")),
     "embedders": (("embedders",), ("words", "pure", "ports")),
     "prompts": (("prompts",), ("words", "pure")),
@@ -50,7 +54,7 @@ LAYERS["calls"] = (
     ("_core.calls", "_core.http.gateway", "_core.http.fetching"),
     tuple(LAYERS),
 )
-LAYERS["cache"] = (("cache",), tuple(LAYERS))
+LAYERS["cache"] = (("cache", "_core.face"), tuple(LAYERS))
 # Side by side on the cache, and blind to each other.
 LAYERS |= {
     shell: ((shell,), tuple(LAYERS))

@@ -27,6 +27,7 @@ from mneme._core.keys import (
 )
 from mneme._core.messages import are_messages, split, without_turns
 from mneme._core.ports import BlockingPort, LoopPort, drive
+from mneme._core.through import through
 from mneme.records import Entry, Explanation, Hit, Miss, Partition, Terms
 from mneme.types import Codec, Rewrite
 
@@ -207,7 +208,7 @@ class Calls(_Calls):
 
         try:
             return drive(
-                flow.through(
+                through(
                     self.port,
                     ask,
                     call,
@@ -281,7 +282,7 @@ class AsyncCalls(_Calls):
         own = args[bound:] if bound else args
         if ask is None:
             return await function(*own, **kwargs)
-        return await flow.through(
+        return await through(
             self.port,
             ask,
             lambda: function(*own, **kwargs),

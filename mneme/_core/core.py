@@ -1,66 +1,35 @@
-"""
-What all faces of one cache share: settings, ledger, indexes, store, counters.
-
-One lock orders writers, from the store's transaction to the change in memory. Lookups do not
-take it, and it is never held while an embedder or the user's function runs.
-"""
+"""What a cache answers: from a question to a hit or a miss, and what is learned from it."""
 
 from __future__ import annotations
 
-import logging
-import threading
-import weakref
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from mneme import context
-from mneme._core.admission import draft
-from mneme._core.aliases import Aliases
-from mneme._core.calibration import Calibration
 from mneme._core.choose import Choice, Rules, Trial, Unusable, as_hit, choose
-from mneme._core.flights import Flights
-from mneme._core.freshness import freshness
 from mneme._core.judge import Judge
-from mneme._core.judges import Judges
+from mneme._core.keeper import Keeper
 from mneme._core.keys import Ask, Counts, check_namespace, check_prompt, partition_of
-from mneme._core.ledger import Ledger
-from mneme._core.live import Live
-from mneme._core.settings import Settings
-from mneme._core.tally import Tally
-from mneme._core.threshold import Threshold, threshold_of
-from mneme.codecs import AutoCodec
 from mneme.errors import (
-    CacheClosedError,
-    MnemeError,
     NamespaceRequiredError,
-    StoreBackendError,
 )
 from mneme.records import (
     Candidate,
-    Changes,
-    Entry,
     Explanation,
     Health,
     Hit,
     Identity,
-    Label,
     Miss,
     MissReason,
     Partition,
     Stats,
-    Terms,
     Vector,
     Verdict,
 )
-from mneme.types import AnyEmbedder, Codec, Compactable, IndexFactory, Remembering, Store
+from mneme.types import Codec
 
 __all__ = ["Core", "core_of"]
-
-log = logging.getLogger("mneme")
 
 NEIGHBOURS = 8
 """How many of the nearest entries a lookup considers when it refuses the first."""
@@ -69,163 +38,9 @@ DEFAULT_NAMESPACE = "default"
 
 MAX_REMEMBERED_PARTITIONS = 4_096
 
-CHUNK = 512
-"""Entries removed in one commit of a long removal: others get their turn in between."""
 
-
-class TaskCrew(Protocol):
-    """The task group of an open cache."""
-
-    def is_here(self) -> bool:
-        """Whether the caller runs on the loop that owns it."""
-        ...
-
-    def start(self, job: Callable[[], Coroutine[Any, Any, object]]) -> None: ...
-
-
-class Core:
-    """The one shared core. Methods that touch the store say so; the rest only use memory."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        threshold: Threshold,
-        store: Store,
-        embedder: AnyEmbedder,
-        index_factory: IndexFactory,
-        index_backend: str,
-    ) -> None:
-        self.settings = settings
-        self.store = store
-        self.embedder = embedder
-        self.dim = int(embedder.dim)
-        self.max_chars: int | None = getattr(embedder, "max_chars", None)
-        self.index_backend = index_backend
-        self.clock = settings.clock
-        self.rules = Rules(
-            threshold=threshold.value,
-            guards=settings.guards,
-            validator=settings.validator,
-            confidence_fn=settings.confidence_fn,
-        )
-        self.threshold = threshold
-        self.judges = Judges(settings.manner)
-        self.judges.watch(threshold.value)
-        self.aliases = Aliases()
-        self.codec = AutoCodec()
-        self.flights = Flights()
-        self.renewals = Flights()
-        self.tally = Tally(settings.metrics_hook)
-        self.thread_crew: Executor | None = None
-        self.task_crew: TaskCrew | None = None
-        self.is_open = False
-        self.is_closed = False
-        self.is_checked = settings.self_check is False
-        ledger = Ledger(settings.max_entries, settings.namespace_quotas)
-        self.live = Live(ledger, self.dim, index_factory)
-        self._to_forget: deque[Callable[[Entry], bool]] = deque()
-        self._partitions: dict[str, Partition] = {}
-        self._mark = 0
-        self._looked_at = float("-inf")
-        self._commits = threading.RLock()
-
-    # -- opening and closing (these touch the store) ------------------------------------------
-
-    def open(self) -> None:
-        """
-        Claim the store for the embedder and bring its entries to memory; once.
-
-        Raises:
-            CacheClosedError: closed before.
-            EmbedderMismatchError: the store was filled by another embedder.
-        """
-        if self.is_open:
-            return
-        with self._commits:
-            self.check_open()
-            if self.is_open:
-                return
-            with _store_errors(self.store):
-                self.store.claim(self.embedder.fingerprint, self.dim)
-                self._rescan()
-                self.tally.restore(self.store.counts())
-                if isinstance(self.store, Remembering):
-                    self._restore(self.store.states())
-            weakref.finalize(self, _save_counts, self.store, self.tally)
-            self.is_open = True
-            self._forget_as_asked()
-
-    def _restore(self, states: Mapping[str, bytes]) -> None:
-        """Go on with what was learned, and with the calibration that the store has kept."""
-        chosen = self.threshold
-        if chosen.calibration is not None:
-            self.judges.keep("calibration", chosen.calibration.to_json().encode())
-        elif self.settings.similarity_threshold is None and "calibration" in states:
-            try:
-                kept = Calibration.from_json(states["calibration"])
-                chosen = threshold_of(kept, self.embedder.fingerprint, self.dim)
-            except (ValueError, MnemeError) as exc:
-                log.warning("the calibration kept in %s: %s", self.store.description, exc)
-            self._use(chosen)
-        self.judges.restore(states)
-
-    def _use(self, threshold: Threshold) -> None:
-        self.threshold = threshold
-        self.rules = replace(self.rules, threshold=threshold.value)
-        self.judges.watch(threshold.value)
-
-    def close(self) -> None:
-        """Save what waits to be saved and let go of the store; calling it again does nothing."""
-        with self._commits:
-            if self.is_closed:
-                return
-            self.is_closed = True
-            try:
-                if self.is_open:
-                    with _store_errors(self.store):
-                        self._write((), (), closing=True)
-            finally:
-                self.is_open = False
-                with _store_errors(self.store):
-                    self.store.close()
-
-    def check_open(self) -> None:
-        if self.is_closed:
-            raise CacheClosedError(
-                f"this cache ({self.store.description}) is closed. What it had stored is safe. "
-                "Open a new one, or close it later."
-            )
-
-    def is_behind(self) -> bool:
-        """Whether somebody else has committed to the store since this cache last looked."""
-        interval = self.settings.stale_check_interval
-        if interval:
-            now = self.clock()
-            # A clock that was set back must not stop the looking.
-            if 0.0 <= now - self._looked_at < interval:
-                return False
-            self._looked_at = now
-        return self.store.mark() != self._mark
-
-    def catch_up(self) -> None:
-        """Bring to memory what others have committed."""
-        with self._commits, _store_errors(self.store):
-            changes = self.store.changes_since(self._mark)
-            if changes is None:
-                self._rescan()
-                return
-            self.live.apply(changes.puts, changes.removed)
-            self._mark = changes.mark
-
-    def _rescan(self) -> None:
-        mark = self.store.mark()
-        expired = self.live.replace_all(self.store.scan(), self.clock())
-        self._mark = mark
-        for namespace in expired:
-            self.tally.gone(namespace, "expired")
-
-    # -- asking -------------------------------------------------------------------------------
+class Core(Keeper):
+    """The one shared core. Methods here only use memory; what it keeps is in `Keeper`."""
 
     def namespace(self, name: str | None = None) -> str:
         """
@@ -298,6 +113,10 @@ class Core:
             return self.rules
         return replace(self.rules, threshold=threshold)
 
+    def near(self, partition: Partition, vector: Vector) -> tuple[Candidate, ...]:
+        """The nearest live entries of `partition`, best first."""
+        return self.live.near(partition, vector, NEIGHBOURS)
+
     def recall(self, ask: Ask, *, stale: bool = False) -> Hit | None:
         """The exact layer: a fresh hit, or with `stale` one that is past its time."""
         ledger = self.live.ledger
@@ -341,9 +160,13 @@ class Core:
         record.used = True
         return hit
 
-    def near(self, partition: Partition, vector: Vector) -> tuple[Candidate, ...]:
-        """The nearest live entries of `partition`, best first."""
-        return self.live.near(partition, vector, NEIGHBOURS)
+    def answering(self, identity: Identity) -> Identity:
+        """The entry that the exact layer answers `identity` with: its own, or by an alias."""
+        alias = self.aliases.get(identity)
+        if alias is None or self.live.find(*identity) is not None:
+            return identity
+        self.aliases.drop(identity)
+        return alias.entry
 
     def judge(self, ask: Ask, vector: Vector, candidates: Sequence[Candidate]) -> Hit | Miss:
         """The semantic layer's word on `candidates`."""
@@ -377,14 +200,6 @@ class Core:
             choice.would_serve,
             choice.trial,
         )
-
-    def answering(self, identity: Identity) -> Identity:
-        """The entry that the exact layer answers `identity` with: its own, or by an alias."""
-        alias = self.aliases.get(identity)
-        if alias is None or self.live.find(*identity) is not None:
-            return identity
-        self.aliases.drop(identity)
-        return alias.entry
 
     def shadowed(self, ask: Ask, hit: Hit) -> Miss:
         """In shadow mode the exact layer serves nothing either: `hit` as a miss."""
@@ -436,13 +251,6 @@ class Core:
         """Fit what `judge` has learned to all its labels: some ten milliseconds."""
         judge.refit(lambda identity: self.live.find(*identity) is not None)
 
-    def labels(self) -> list[Label]:
-        """All labels, saved or not, oldest first. Touches the store."""
-        self.open()
-        with self._commits, _store_errors(self.store):
-            saved = list(self.store.labels()) if isinstance(self.store, Remembering) else []
-            return saved + self.judges.waiting()
-
     def miss(self, ask: Ask, reason: MissReason) -> Miss:
         """A miss that the semantic layer had no say in."""
         return Miss(reason, ask.namespace, ask=ask, stale=self.recall(ask, stale=True))
@@ -485,140 +293,7 @@ class Core:
             ask.prompt, ask.namespace, rules.threshold, outcome, tuple(verdicts), source
         )
 
-    # -- keeping ------------------------------------------------------------------------------
-
-    def draft(self, ask: Ask, response: Any, terms: Terms) -> Entry | None:
-        """See `admission.draft`."""
-        quota = self.live.ledger.quotas.get(ask.namespace)
-        return draft(ask, response, terms, self.settings, now=self.clock(), quota=quota)
-
-    def commit(self, puts: Sequence[Entry], removed: Sequence[Identity] = ()) -> int:
-        """
-        Store `puts` and remove `removed`, in one transaction of the store, then in memory;
-        how many of `removed` were live. Touches the store.
-        """
-        self.open()
-        with self._commits, _store_errors(self.store):
-            self.check_open()
-            return self._write(puts, removed)
-
-    def _write(
-        self, puts: Sequence[Entry], removed: Sequence[Identity], *, closing: bool = False
-    ) -> int:
-        if self.store.mark() != self._mark:
-            # What others have put again meanwhile is no longer ours to remove.
-            self.catch_up()
-        plan = self.live.plan(puts, removed)
-        counts = self.tally.take_unsaved()
-        labels, states = self.judges.take_unsaved(closing=closing)
-        # Store before memory: when the store fails, nothing has changed anywhere.
-        if plan.puts or plan.removed or counts or labels or states:
-            changes = Changes(plan.puts, plan.removed, counts, self._mark, labels, states)
-            try:
-                self._mark = self.store.commit(changes)
-            except BaseException:
-                self.tally.give_back(counts)
-                self.judges.give_back(labels)
-                raise
-        count, evicted = self.live.carry_out(plan)
-        for entry in evicted:
-            self.tally.gone(entry.namespace, "eviction")
-        for entry in plan.puts:
-            self.tally.tell("put", namespace=entry.namespace)
-        return count
-
-    def doom(self, identity: Identity, event: str | None = None) -> None:
-        """Forget an entry now; the store hears of it with the next commit."""
-        entry = self.live.doom(identity)
-        if entry is not None and event is not None:
-            self.tally.gone(entry.namespace, event)
-
-    # -- housekeeping (these touch the store) -------------------------------------------------
-
-    def remove_where(self, wanted: Callable[[Entry], bool]) -> int:
-        """Remove the entries that `wanted` says; their number. Commits a chunk at a time."""
-        identities = self._select(wanted)
-        return sum(
-            self.commit((), identities[at : at + CHUNK]) for at in range(0, len(identities), CHUNK)
-        )
-
-    def vacuum(self, namespace: str | None, compact: bool) -> int:
-        """Remove what has died of age; the number. `compact` also gives disk space back."""
-        now = self.clock()
-
-        def has_died(entry: Entry) -> bool:
-            if namespace is not None and entry.namespace != namespace:
-                return False
-            return freshness(now, entry.expires_at, entry.dies_at) == "expired"
-
-        identities = self._select(has_died)
-        # What has left memory before, and not yet the store, leaves it now too.
-        count = len(identities) + self.live.doomed(namespace)
-        for at in range(0, len(identities), CHUNK):
-            for identity in identities[at : at + CHUNK]:
-                self.doom(identity, "expired")
-            self.commit(())
-        self.commit(())
-        if compact:
-            self.compact()
-        return count
-
-    def forget_where(self, wanted: Callable[[Entry], bool]) -> None:
-        """As `remove_where`, but in memory only: the store hears of it with the next commit."""
-        self._to_forget.append(wanted)
-        # Before the store is open there is nothing to see yet; `open` does it then.
-        if self.is_open:
-            self._forget_as_asked()
-
-    def _forget_as_asked(self) -> None:
-        while True:
-            try:
-                wanted = self._to_forget.popleft()
-            except IndexError:
-                return
-            for identity in self.live.select(wanted):
-                self.doom(identity)
-
-    def count_where(self, wanted: Callable[[Entry], bool]) -> int:
-        return len(self.live.select(wanted))
-
-    def _select(self, wanted: Callable[[Entry], bool]) -> list[Identity]:
-        self.open()
-        if self.store.mark() != self._mark:
-            # What others have put a moment ago is to be removed as well.
-            self.catch_up()
-        return self.live.select(wanted)
-
-    def compact(self) -> None:
-        with self._commits, _store_errors(self.store):
-            self.check_open()
-            if isinstance(self.store, Compactable):
-                self.store.compact()
-
-    # -- at run time (memory only) ------------------------------------------------------------
-
-    @property
-    def current_threshold(self) -> float:
-        """What is served from on: as set, or as audits have raised it."""
-        tightening = self.judges.default.tightening
-        raised = 0.0 if tightening is None else tightening.threshold
-        return max(self.rules.threshold, raised)
-
-    def set_threshold(self, given: Any) -> None:
-        """See `SemanticCache.set_similarity_threshold`."""
-        chosen = threshold_of(given, self.embedder.fingerprint, self.dim)
-        self._use(chosen)
-        if chosen.calibration is not None:
-            self.judges.keep("calibration", chosen.calibration.to_json().encode())
-        # What was near enough before may not be now.
-        self.aliases.clear()
-
-    def set_quota(self, namespace: str, quota: int | None) -> None:
-        for identity in self.live.set_quota(namespace, quota):
-            self.doom(identity, "eviction")
-
-    def namespaces(self) -> list[str]:
-        return self.live.ledger.namespaces()
+    # -- telling -------------------------------------------------------------------------------
 
     def stats(self, namespace: str | None = None) -> Stats:
         ledger, total = self.live.ledger, self.tally.total
@@ -669,38 +344,13 @@ class Core:
         )
 
 
-class Face(Protocol):
+class HasCore(Protocol):
     """What users hold of a core."""
 
     @property
     def _core(self) -> Core: ...
 
 
-def core_of(face: Face) -> Core:
+def core_of(face: HasCore) -> Core:
     """The core behind a face, for decorators, middleware and transports."""
     return face._core
-
-
-def _save_counts(store: Store, tally: Tally) -> None:
-    """For caches that nobody closes: runs when the core is collected, or at exit."""
-    counts = tally.take_unsaved()
-    try:
-        if counts:
-            with _store_errors(store):
-                store.commit(Changes(counts=counts))
-    except MnemeError as exc:
-        log.warning("counters since the last commit were not saved: %s", exc)
-
-
-@contextmanager
-def _store_errors(store: Store) -> Iterator[None]:
-    """A third party's store may raise anything; from here on it is a `StoreBackendError`."""
-    try:
-        yield
-    except MnemeError:
-        raise
-    except Exception as exc:
-        raise StoreBackendError(
-            f"{store.description}: {type(exc).__name__}: {exc}. "
-            "Nothing was changed in memory. Check the store."
-        ) from exc

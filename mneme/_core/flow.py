@@ -8,10 +8,8 @@ loop where the port blocks; asyncio and trio await it where the port suspends.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from mneme import context
@@ -20,7 +18,7 @@ from mneme._core.aliases import Alias
 from mneme._core.choose import Trial
 from mneme._core.comparing import compared, verified
 from mneme._core.core import Core
-from mneme._core.flights import Ending, Flight
+from mneme._core.flights import Flight
 from mneme._core.keys import Ask
 from mneme._core.vectors import as_unit, as_units
 from mneme.errors import (
@@ -38,6 +36,8 @@ from mneme.records import Vector as UnitVector
 __all__ = [
     "Port",
     "answer",
+    "begun",
+    "compare",
     "explain",
     "fill",
     "learn",
@@ -46,11 +46,9 @@ __all__ = [
     "put",
     "put_many",
     "self_check",
-    "through",
 ]
 
 T = TypeVar("T")
-Call = Callable[[], Awaitable[T]]
 
 EMBEDDER_WEATHER = (EmbeddingError, EmbedderDimensionError)
 STORE_WEATHER = (StoreBackendError, MultiProcessLockError)
@@ -112,11 +110,11 @@ async def look(port: Port, ask: Ask, vector: Any = None, *, also: Ask | None = N
 
     `also` is the same question in another partition, where each layer looks as well.
     """
-    ask, outcome = await _begun(port, ask)
+    ask, outcome = await begun(port, ask)
     if outcome is None and also is not None:
         outcome = port.core.recall(also)
     if outcome is None:
-        outcome = await _compare(port, ask, vector, also)
+        outcome = await compare(port, ask, vector, also)
     return port.core.told(outcome, ask)
 
 
@@ -140,7 +138,7 @@ async def look_many(
     outcomes = []
     for at, outcome in enumerate(found):
         if outcome is None:
-            outcome = await _compare(port, asks[at], units.get(at))
+            outcome = await compare(port, asks[at], units.get(at))
         outcomes.append(core.told(outcome, asks[at]))
     return outcomes
 
@@ -169,7 +167,7 @@ async def self_check(port: Port) -> None:
 async def explain(port: Port, ask: Ask, vector: Any = None) -> Explanation:
     """What `look` would answer now and why; counts nothing."""
     core = port.core
-    ask, outcome = await _begun(port, ask)
+    ask, outcome = await begun(port, ask)
     candidates: Sequence[Candidate] = ()
     if ask.semantic:
         try:
@@ -252,142 +250,7 @@ async def learn(port: Port, trial: Trial, ask: Ask, response: Any, *, kept: bool
         await port.run(core.refit, judge)
 
 
-async def through(
-    port: Port,
-    ask: Ask,
-    call: Call[Any],
-    terms: Terms,
-    *,
-    admit: Callable[[Any], bool] | None = None,
-    single_flight: bool = True,
-) -> Any:
-    """The answer: from the cache, from an equal call that is running, or from `call`."""
-    core = port.core
-    ask, outcome = await _begun(port, ask)
-    if isinstance(outcome, Hit):
-        core.tally.hit(outcome, ask.counts)
-        return outcome.response
-    work = _Work(port, ask, call, terms, admit)
-    if outcome is not None and outcome.reason == "bypass":
-        core.told(outcome, ask)
-        return await call()
-    if outcome is not None or not single_flight:
-        return await work.alone(outcome)
-    return await work.together()
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One call that the exact layer could not answer."""
-
-    port: Port
-    ask: Ask
-    call: Call[Any]
-    terms: Terms
-    admit: Callable[[Any], bool] | None
-
-    async def together(self) -> Any:
-        """Lead the flight of this question, or wait for the one that is on its way."""
-        core, ask = self.port.core, self.ask
-        while True:
-            flight, leads = core.flights.board(ask.identity, may_wait=self.port.may_wait)
-            if flight is None:
-                return await self.alone()
-            if leads:
-                with core.flights.leading(flight):
-                    return await self.alone(core.recall(ask), flight)
-            await self.port.follow(flight)
-            if flight.ending == "answered" and isinstance(flight.found, Hit):
-                # A copy: what one caller does to his answer is nothing to the others.
-                hit = replace(flight.found, response=deepcopy(flight.found.response))
-                core.told(hit, ask)
-                return hit.response
-            if flight.ending == "failed":
-                found = flight.found
-                return await self.alone(
-                    replace(found, ask=ask) if isinstance(found, Miss) else None
-                )
-            if flight.ending == "filled":
-                return await self.alone(core.recall(ask))
-
-    async def alone(self, found: Hit | Miss | None = None, flight: Flight | None = None) -> Any:
-        """Compare, and on a miss call; `flight` is the one this caller leads."""
-        core = self.port.core
-        if found is None:
-            found = await _compare(self.port, self.ask)
-        audited = found
-        if isinstance(audited, Miss) and (served := self._served_meanwhile(audited)) is not None:
-            self.port.start(partial(self.audit, audited))
-            found = served
-        core.told(found, self.ask)
-        if isinstance(found, Hit):
-            self._land(flight, "answered", found)
-            return found.response
-        stale = found.stale
-        if self.port.has_crew and stale is not None and _is_within(stale, self.terms.stale_for):
-            # Landed first: the renewal takes off on a flight of its own.
-            self._land(flight, "answered", stale)
-            self.port.start(self.renew)
-            return stale.response
-        if flight is not None:
-            flight.found = found
-        try:
-            value = await self.call()
-        except Exception as exc:
-            if stale is None or not _is_within(stale, self.terms.stale_if_error):
-                raise
-            core.tally.failed_open("function", self.ask.namespace, exc, core.clock())
-            return stale.response
-        if (self.admit is None or self.admit(value)) and await fill(
-            self.port, found, value, self.terms
-        ):
-            self._land(flight, "filled", None)
-        return value
-
-    def _served_meanwhile(self, miss: Miss) -> Hit | None:
-        """The hit that an audit holds back, where the audit can be done in the background."""
-        if miss.reason != "audited" or not self.port.has_crew or miss.trial.decision is not None:
-            return None
-        return miss.would_serve
-
-    async def audit(self, miss: Miss) -> None:
-        """Call, and compare the answer with the hit that was served; nobody waits for this."""
-        core, ask = self.port.core, self.ask
-        try:
-            value = await self.call()
-            if self.admit is None or self.admit(value):
-                await fill(self.port, miss, value, self.terms)
-            else:
-                await learn(self.port, miss.trial, ask, value, kept=False)
-        except Exception as exc:
-            core.tally.failed_open("audit", ask.namespace, exc, core.clock())
-
-    async def renew(self) -> None:
-        """Call and overwrite, unless somebody is at it or was just now; nobody waits for this."""
-        core, ask = self.port.core, self.ask
-        # Not the flights of callers: those who ask meanwhile are served stale, not held up.
-        flight, leads = core.renewals.board(ask.identity, may_wait=False)
-        if flight is None or not leads:
-            return
-        try:
-            with core.renewals.leading(flight):
-                if core.recall(ask) is not None:
-                    return
-                value = await self.call()
-                miss = core.miss(ask, "stale")
-                if (self.admit is None or self.admit(value)) and await fill(
-                    self.port, miss, value, self.terms
-                ):
-                    core.renewals.land(flight, "filled")
-        except Exception as exc:
-            core.tally.failed_open("refresh", ask.namespace, exc, core.clock())
-
-    def _land(self, flight: Flight | None, ending: Ending, found: Hit | None) -> None:
-        if flight is not None:
-            self.port.core.flights.land(flight, ending, found)
-
-
-async def _begun(port: Port, ask: Ask) -> tuple[Ask, Hit | Miss | None]:
+async def begun(port: Port, ask: Ask) -> tuple[Ask, Hit | Miss | None]:
     """
     What the exact layer says of `ask`; a follow-up that it does not know is asked again as a
     question that stands alone, if somebody words it so.
@@ -429,7 +292,7 @@ async def _settled(port: Port, ask: Ask) -> Hit | Miss | None:
     return found
 
 
-async def _compare(port: Port, ask: Ask, vector: Any = None, also: Ask | None = None) -> Hit | Miss:
+async def compare(port: Port, ask: Ask, vector: Any = None, also: Ask | None = None) -> Hit | Miss:
     """The semantic layer's word."""
     core = port.core
     if not ask.semantic:
@@ -462,10 +325,6 @@ async def _embed_many(port: Port, texts: Sequence[str]) -> list[UnitVector]:
     if len(texts) == 1:
         return [as_unit(await port.embed(texts[0]), port.core.dim)]
     return as_units(await port.embed_many(texts), len(texts), port.core.dim)
-
-
-def _is_within(stale: Hit, window: float) -> bool:
-    return stale.ttl_seconds is not None and -stale.ttl_seconds < window
 
 
 def _without_embedder(core: Core, ask: Ask, exc: Exception) -> Miss:
