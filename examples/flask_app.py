@@ -21,7 +21,7 @@ from reference_embedders.offline_embedder import WordLlamaEmbedder
 
 from mneme import MemoryStore, SemanticCache
 from mneme.prompts import json_field
-from mneme.wsgi import SemanticCacheMiddleware
+from mneme.wsgi import NamespaceMiddleware, SemanticCacheMiddleware
 
 # `path="cache.db"` instead of `store=` outlives the process.
 # Similarities of small models are lower than those of large ones: so is the threshold.
@@ -47,12 +47,10 @@ def ask() -> ResponseReturnValue:
     return jsonify(answer=f"You asked: {prompt}")
 
 
-# Flask's own `before_request` runs inside this, so a hit skips it. What must see every request,
-# such as authentication and rate limits, is a WSGI middleware around this one.
-app.wsgi_app = SemanticCacheMiddleware(  # type: ignore[method-assign]
-    app.wsgi_app,
-    cache=cache,
-    routes={"/ask": json_field("prompt")},
+# Flask's own `before_request` runs inside these, so a hit skips it. What must see every request,
+# such as authentication and rate limits, is a WSGI middleware around them.
+app.wsgi_app = NamespaceMiddleware(  # type: ignore[method-assign]
+    SemanticCacheMiddleware(app.wsgi_app, cache=cache, routes={"/ask": json_field("prompt")}),
     namespace=tenant_of,
 )
 

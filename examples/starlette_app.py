@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from mneme import AsyncSemanticCache, MemoryStore
-from mneme.asgi import SemanticCacheMiddleware
+from mneme.asgi import NamespaceMiddleware, SemanticCacheMiddleware
 from mneme.prompts import json_field
 
 # `path="cache.db"` instead of `store=` outlives the process.
@@ -61,13 +61,9 @@ app = Starlette(
     routes=[Route("/ask", ask, methods=["POST"])],
     lifespan=lifespan,
     middleware=[
-        # Authentication, CORS and rate limits stand before this line: a hit must pass them.
-        Middleware(
-            SemanticCacheMiddleware,
-            cache=cache,
-            routes={"/ask": json_field("prompt")},
-            namespace=tenant_of,
-        ),
+        # Authentication, CORS and rate limits stand before these lines: a hit must pass them.
+        Middleware(NamespaceMiddleware, namespace=tenant_of),
+        Middleware(SemanticCacheMiddleware, cache=cache, routes={"/ask": json_field("prompt")}),
     ],
 )
 

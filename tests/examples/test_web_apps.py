@@ -14,19 +14,24 @@ import pytest
 
 import mneme
 
-pytestmark = pytest.mark.needs("starlette", "uvicorn", "wordllama", "flask")
+pytestmark = pytest.mark.needs(
+    "starlette", "fastapi", "litestar", "flask", "django", "uvicorn", "wordllama"
+)
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ASKED = {"prompt": "How do I reset my password?"}
 REWORDED = {"prompt": "I forgot my password, how do I reset it?"}
 
+APPS = ("starlette_app", "fastapi_app", "litestar_app", "flask_app", "django_asgi_app",
+        "django_wsgi_app")  # fmt: skip
 
-@pytest.fixture(params=["starlette_app", "flask_app"])
+
+@pytest.fixture(params=APPS)
 def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[httpx.Client]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     environment["PYTHONPATH"] = str(Path(mneme.__file__).parents[1])
     server = subprocess.Popen(
-        [sys.executable, str(EXAMPLES / f"{request.param}.py"), "0"],
+        [sys.executable, "-W", "error", str(EXAMPLES / f"{request.param}.py"), "0"],
         cwd=tmp_path,
         env=environment,
         stderr=subprocess.PIPE,
