@@ -111,7 +111,7 @@ def test_bodies_that_are_no_question_pass_byte_for_byte(cache: Any, body: bytes)
     assert (app.asked, answer.cache_status) == ([body], "mneme; fwd=bypass")
 
 
-@pytest.mark.parametrize("length", ["x", "-1", "٣"])
+@pytest.mark.parametrize("length", ["x", "-1", "٣", "9" * 5_000])
 def test_item_25_a_length_that_is_none_is_the_applications_affair(cache: Any, length: str) -> None:
     """The input is not touched."""
     stream = io.BytesIO(b"{}")
@@ -141,6 +141,39 @@ def test_item_04_a_body_that_was_cut_off_stays_so(cache: Any) -> None:
     assert (app.asked, app.environs[0]["CONTENT_LENGTH"]) == ([b'{"prompt": "a"}'], "40")
     assert answer.cache_status == "mneme; fwd=bypass"
     assert cache.stats().misses == 0
+
+
+@pytest.mark.parametrize("told", [{}, {"CONTENT_LENGTH": None, "wsgi.input_terminated": True}])
+def test_item_04_a_body_that_fails_while_it_is_read_fails_in_the_application(
+    cache: Any, told: dict[str, Any]
+) -> None:
+    """It gets what has come in, and then the server's own error, with which it may deal."""
+
+    class Broken:
+        def __init__(self) -> None:
+            self.pieces = [b'{"prompt"', b': "a']
+
+        def read(self, size: int) -> bytes:
+            if not self.pieces:
+                raise ConnectionResetError("the client has left")
+            return self.pieces.pop(0)
+
+    heard: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        heard.append(environ["wsgi.input"].read(9))
+        try:
+            environ["wsgi.input"].read(9)
+        except ConnectionResetError as exc:
+            heard.append(str(exc))
+        start_response("400 Bad Request", [TEXT])
+        return [b"sorry"]
+
+    answer = bare(app, cache).post(
+        "/ask", **{"wsgi.input": Broken(), "CONTENT_LENGTH": "40"} | told
+    )
+    assert heard == [b'{"prompt"', "the client has left"]
+    assert (answer.status, answer.cache_status) == ("400 Bad Request", "mneme; fwd=bypass")
 
 
 # The response's way

@@ -14,22 +14,30 @@ CALLER = ("REMOTE_USER", "SSL_CLIENT_S_DN", "SSL_CLIENT_CERT")
 """What a server says of a caller whom it has identified itself."""
 
 
+LONGEST = 18
+"""Digits of a length that may be one: Python refuses to read thousands of them."""
+
+
 def read_body(environ: dict[str, Any], limit: int) -> bytes | None:
     """
     The body; None if it is over `limit`, cut off, or of unknown length. In each case the
-    application finds in `environ` what it would have found.
+    application finds in `environ` what it would have found, the server's error included.
     """
     stream, told = environ["wsgi.input"], environ.get("CONTENT_LENGTH") or ""
     if told:
-        length = int(told) if told.isascii() and told.isdigit() else limit + 1
+        is_length = told.isascii() and told.isdigit() and len(told) <= LONGEST
+        length = int(told) if is_length else limit + 1
         if length > limit:
             return None
-        body = _read_up_to(stream, length)
-        environ["wsgi.input"] = io.BytesIO(body)
-        return body if len(body) == length else None
+        body = _read_up_to(environ, length)
+        if body is not None:
+            environ["wsgi.input"] = io.BytesIO(body)
+        return body if body is not None and len(body) == length else None
     if not environ.get("wsgi.input_terminated"):
         return None if "HTTP_TRANSFER_ENCODING" in environ else b""
-    body = _read_up_to(stream, limit + 1)
+    body = _read_up_to(environ, limit + 1)
+    if body is None:
+        return None
     if len(body) > limit:
         environ["wsgi.input"] = io.BufferedReader(_Rejoined(body, stream))
         return None
@@ -39,12 +47,29 @@ def read_body(environ: dict[str, Any], limit: int) -> bytes | None:
     return body
 
 
-def _read_up_to(stream: Any, size: int) -> bytes:
+def _read_up_to(environ: dict[str, Any], size: int) -> bytes | None:
+    """The next bytes; None where reading fails, as it then does for the application."""
+    stream = environ["wsgi.input"]
     chunks = []
-    while size and (chunk := stream.read(size)):
-        chunks.append(chunk)
-        size -= len(chunk)
+    try:
+        while size and (chunk := stream.read(size)):
+            chunks.append(chunk)
+            size -= len(chunk)
+    except Exception as exc:
+        rest = _Failing(exc)
+        environ["wsgi.input"] = io.BufferedReader(_Rejoined(b"".join(chunks), rest))
+        return None
     return b"".join(chunks)
+
+
+class _Failing:
+    """What is left of a stream that has failed."""
+
+    def __init__(self, why: Exception) -> None:
+        self._why = why
+
+    def read(self, size: int) -> bytes:
+        raise self._why
 
 
 class _Rejoined(io.RawIOBase):
