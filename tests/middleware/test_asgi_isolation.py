@@ -69,6 +69,16 @@ async def test_item_15_what_a_response_varies_by_is_learned(cache: Any) -> None:
     assert await asks("free") == (b'{"answer": 1}', "exact")
 
 
+async def test_item_18_an_absent_field_matches_only_an_absent_one(cache: Any) -> None:
+    """Also for a process that has not learned yet that responses vary by it."""
+    app = Counting(headers=[TEXT, ("vary", "X-Plan")])
+    await mounted(app, cache).post("/ask", ASKED, headers=[])
+    client = mounted(app, cache)
+    answer = await client.post("/ask", ASKED, headers=[("x-plan", "paid")])
+    assert (answer.body, answer.layer) == (b'{"answer": 2}', None)
+    assert (await client.post("/ask", ASKED, headers=[])).body == b'{"answer": 1}'
+
+
 async def test_item_15_what_always_tells_callers_apart_need_not_be_learned(cache: Any) -> None:
     """`Vary: Cookie, Origin` costs another process no hit: both are in the digest anyway."""
     app = Counting(headers=[TEXT, ("vary", "Cookie, Origin")])

@@ -166,7 +166,9 @@ def question(
             f"{route.extract!r} gave {type(found).__name__}. Nothing was looked up. "
             "An extractor returns Asked, text or None."
         )
-    names = sorted(keyed_fields(request.headers, route, fields) - _told_by(asked.form, request))
+    # Named even where it is absent: who has not learned of it yet must not find such an entry.
+    learned = frozenset(fields)
+    names = sorted(keyed_fields(request.headers, route, learned) - _told_by(asked.form, request))
     partition = partition_of(
         namespace,
         "http",
@@ -175,7 +177,7 @@ def question(
         "GET" if request.method == "HEAD" else request.method,
         [request.values("host"), request.values("x-forwarded-host")] if by_host else None,
         request.raw_path or request.path,
-        [[name, values] for name in names if (values := request.values(name))],
+        [[name, values] for name in names if (values := request.values(name)) or name in learned],
         None if route.shared else credentials(request),
         asked.rest,
     )
