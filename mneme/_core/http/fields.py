@@ -15,10 +15,11 @@ Fields: TypeAlias = tuple[tuple[str, str], ...]
 # The parts of a name that speak of who is asking. Too many of them cost hits, too few would
 # cost a secret.
 _TELLING = frozenset((
-    "accesstoken", "account", "apikey", "auth", "authentication", "authorization", "cert",
-    "cookie", "credential", "credentials", "customer", "dn", "email", "identity", "jwt", "key",
-    "login", "org", "organization", "password", "principal", "secret", "session", "signature",
-    "team", "tenant", "token", "uid", "user", "userid", "username", "workspace",
+    "accesstoken", "account", "apikey", "apitoken", "auth", "authentication", "authorization",
+    "authtoken", "bearer", "cert", "cookie", "credential", "credentials", "customer", "dn",
+    "email", "identity", "idtoken", "jwt", "key", "login", "oidc", "org", "organization", "passwd",
+    "password", "principal", "saml", "secret", "session", "sessionid", "sid", "signature", "team",
+    "tenant", "token", "uid", "user", "userid", "userinfo", "username", "usertoken", "workspace",
 ))  # fmt: skip
 # In these names such a part says nothing about the caller. An idempotency key differs on each
 # call, and clients send it with every POST.
