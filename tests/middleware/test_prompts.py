@@ -41,6 +41,8 @@ APIS = (openai_chat, openai_responses, anthropic_messages, ollama_chat, ollama_g
         b'{"prompt": "a", "x": {"y": 1, "y": 1}}',
         b'{"prompt": "a", "x": NaN}',
         b'{"prompt": "a", "x": -Infinity}',
+        b'{"prompt": "a", "x": 1e999}',
+        b'{"prompt": "a", "x": -1E400}',
         b'{"prompt": 5}',
         b'{"prompt": ["a"]}',
         b'{"prompt": null}',

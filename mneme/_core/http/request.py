@@ -8,6 +8,7 @@ is not understood at all: it goes to the application as it came.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,13 +72,14 @@ class Request:
 
         Raises:
             NotJSON: (a `ValueError`) no JSON, not UTF-8, a name given twice in one object,
-                NaN or infinity, or nested too deep.
+                NaN, infinity or a number too large for a float, or nested too deep.
         """
         try:
             value = json.loads(
                 self.body.decode(),
                 object_pairs_hook=_without_duplicates,
                 parse_constant=_refused,
+                parse_float=_finite,
             )
         except RecursionError as exc:
             raise NotJSON("the body is nested too deep") from exc
@@ -100,6 +102,14 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refused(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    # 1e400 and 1e999 are one to Python, and neither is to readers of greater precision.
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:20]} is too large")
+    return number
 
 
 def _check_depth(value: Any) -> None:
