@@ -419,9 +419,19 @@ class AsyncSemanticCache(Face):
         return cls(path, embedder=embedder, **settings)
 
     async def close(self) -> None:
-        """Let refreshes that run in the background end, save counters, close the store."""
+        """
+        Let what runs in the background end, save counters, close the store; from any task.
+
+        Where another task than this one has entered the cache, that one is to leave it, too.
+        """
+        crew = self._core.task_crew
         try:
-            await self._crew.aclose()
+            if crew is None or crew.is_mine():
+                await self._crew.aclose()
+            else:
+                # Only who has opened a task group may end it.
+                self._core.task_crew = None
+                await crew.at_rest()
         finally:
             # Shielded: a cancelled owner is no reason to lose counters.
             await self._port.run(self._core.close, shield=True)

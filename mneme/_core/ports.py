@@ -335,12 +335,34 @@ class _Crew:
     def __init__(self, group: TaskGroup) -> None:
         self._group = group
         self._token = anyio.lowlevel.current_token()
+        self._owner = anyio.get_current_task().id
+        self._running = 0
+        self._idle = anyio.Event()
 
     def is_here(self) -> bool:
         return anyio.lowlevel.current_token() == self._token
 
+    def is_mine(self) -> bool:
+        """Whether the calling task is the one that may end the group: it has entered it."""
+        return self.is_here() and anyio.get_current_task().id == self._owner
+
     def start(self, job: Job) -> None:
-        self._group.start_soon(job)
+        self._running += 1
+        self._group.start_soon(self._run, job)
+
+    async def _run(self, job: Job) -> None:
+        try:
+            await job()
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def at_rest(self) -> None:
+        """Return once nothing runs that was started here; on another loop, at once."""
+        while self._running and self.is_here():
+            self._idle = anyio.Event()
+            await self._idle.wait()
 
 
 _limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("mneme_limiter")

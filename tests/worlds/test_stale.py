@@ -7,13 +7,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from support.scenes import Scene, everywhere
 from support.worlds import WORLDS, Gate, World, pause, settled
 
 import mneme
-from mneme import semantic_cache
+from mneme import AsyncSemanticCache, MemoryStore, semantic_cache
 from mneme._core.core import core_of
+from mneme.testing import HashEmbedder, ManualClock
 
 IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
 
@@ -276,3 +278,34 @@ def test_closing_waits_for_renewals(world: World, tmp_path: Path) -> None:
             assert await s.call(function, "q") == 2
 
     world.run(scenario, Scene(world, "sqlite", tmp_path))
+
+
+@pytest.mark.parametrize("loop", [one for one in WORLDS if one.is_async], ids=str)
+def test_any_task_may_close_a_cache_that_is_renewing(loop: World) -> None:
+    """It waits for what runs in the background; who has entered the cache leaves it after."""
+    clock, gate, done = ManualClock(), Gate(), []
+
+    async def ask(prompt: str) -> int:
+        if done:
+            await gate.passed()
+        done.append(prompt)
+        return len(done)
+
+    async def scenario() -> None:
+        cache = AsyncSemanticCache(store=MemoryStore(), embedder=HashEmbedder(), clock=clock)
+        async with cache, anyio.create_task_group() as group:
+            function = semantic_cache(cache=cache, ttl=10, stale_for=5)(ask)
+            assert await function("q") == 1
+            clock.advance(12.0)
+            # Served stale; the renewal waits at the gate.
+            assert await function("q") == 1
+            group.start_soon(cache.close)
+            await anyio.wait_all_tasks_blocked()
+            assert not core_of(cache).is_closed
+            gate.open()
+        assert done == ["q", "q"]
+        assert core_of(cache).is_closed
+        # From another task that ends before the cache is left, and again.
+        await cache.close()
+
+    loop.run(scenario)
