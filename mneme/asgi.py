@@ -150,16 +150,19 @@ class SemanticCacheMiddleware:
     async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stored answer, or have the application answer, with a recording beside."""
         gateway = self._gateway
-        outcome: Outcome = "bypass"
+        body: bytes | None = None
         replay: list[Message] = []
         heeds = route.heeds_client
         if says_nothing(scope) or not is_objected_to(
             fields_of(scope["headers"]), heeds_client=heeds
         ):
             body, replay = await read_body(receive, gateway.request_limit(route))
-            if body is not None:
-                # Where a namespace is configured, it is open by now.
-                outcome = await self._look(route, scope, body)
+        outcome: Outcome
+        if body is None:
+            outcome = gateway.passed_by()
+        else:
+            # Where a namespace is configured, it is open by now.
+            outcome = await self._look(route, scope, body)
         if isinstance(outcome, Hit | Refused):
             await _send_hit(outcome, send, is_head=scope["method"] == "HEAD")
         elif isinstance(outcome, Recorded):

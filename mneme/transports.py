@@ -138,7 +138,7 @@ class _Settings:
                 return "bypass"
             asked = request_of(request, gateway.request_limit(found), by_host=self._by_host)
             if asked is None or is_objected_to(asked.headers, heeds_client=found.heeds_client):
-                return "bypass"
+                return gateway.passed_by()
             return await gateway.look(
                 self._port, asked, found, place=place, may_follow=lambda other: other == place
             )

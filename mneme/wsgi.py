@@ -151,11 +151,13 @@ class SemanticCacheMiddleware:
         """The stored answer, or the application's, with a recording beside."""
         # An empty context is falsy.
         within = copy_context() if within is None else within
-        outcome: Outcome = "bypass"
+        outcome: Outcome
         body = None
         if not is_objected_to(fields_of(environ), heeds_client=route.heeds_client):
             body = read_body(environ, self._gateway.request_limit(route))
-        if body is not None:
+        if body is None:
+            outcome = within.run(self._gateway.passed_by)
+        else:
             asked = self._gateway.look(
                 self._port,
                 request_of(environ, body),

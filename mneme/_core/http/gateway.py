@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from mneme import context
 from mneme._core import flow
@@ -222,6 +222,12 @@ class Gateway:
             core.told(hit, known.ask)
         return hit
 
+    def passed_by(self, why: Literal["bypass", "uncacheable"] = "bypass") -> Forward:
+        """Tell hooks of a request on a route that is not looked up: not wanted, or no question."""
+        name = context.current_namespace.get() or DEFAULT_NAMESPACE
+        self.core.tally.miss(Miss(why, name))
+        return "bypass"
+
     async def look(
         self,
         port: Port,
@@ -244,13 +250,13 @@ class Gateway:
         try:
             ask = self._ask(request, route, fields)
         except (Unaskable, NoStableForm):
-            return "bypass"
+            return self.passed_by("uncacheable")
         except Exception as exc:
             # The developer's extractor, or no namespace where one is required.
             self.failed("extraction of the prompt", exc)
             return "bypass"
         if ask is None:
-            return "bypass"
+            return self.passed_by("uncacheable")
         asked = _Asked(ask, request, route, fields)
         try:
             if context.current_mode.get() == "serve":
