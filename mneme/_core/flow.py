@@ -265,6 +265,8 @@ async def begun(port: Port, ask: Ask) -> tuple[Ask, Hit | Miss | None]:
         if not isinstance(text, str) or not text.strip():
             return ask, None
         alone = rewriting.ask(text)
+        if alone is None:
+            return ask, None
     except Exception as exc:
         core.tally.failed_open("rewrite", ask.namespace, exc, core.clock())
         return ask, None

@@ -89,12 +89,12 @@ class Counts:
 class Rewriting:
     """
     How a follow-up may become a question that stands alone: ``rewrite(messages)`` words it,
-    and ``ask(text)`` asks it outside its conversation.
+    and ``ask(text)`` asks it outside its conversation (None: it is no question there).
     """
 
     rewrite: Rewrite
     messages: Any
-    ask: Callable[[str], Ask]
+    ask: Callable[[str], Ask | None]
 
 
 class Ask:

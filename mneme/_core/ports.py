@@ -113,7 +113,11 @@ class BlockingPort:
         self, function: Callable[..., Any], args: tuple[Any, ...], seconds: float | None
     ) -> Any:
         """What a function of the user's says, given up on after `seconds`."""
-        return _within(seconds, function, *args)
+        said = _within(seconds, function, *args)
+        if inspect.iscoroutine(said):
+            said.close()
+            raise TypeError(f"{function!r} is async, and the caller is not")
+        return said
 
     async def follow(self, flight: Flight) -> None:
         flights = self.core.flights

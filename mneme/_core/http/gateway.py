@@ -36,10 +36,12 @@ from mneme._core.http.recording import Recording
 from mneme._core.http.relay import Lead, Relay
 from mneme._core.http.request import Request
 from mneme._core.http.responses import ResponseCodec, StoredResponse, has_other_form
+from mneme._core.http.rewriting import alone, turns
 from mneme._core.http.routes import Route, Routes
 from mneme._core.keys import (
     Ask,
     NoStableForm,
+    Rewriting,
     Unaskable,
     check_namespace,
     digest,
@@ -427,7 +429,7 @@ class Gateway:
         found = question(request, route, name, fields=fields, by_host=self._by_host)
         if found is None:
             return None
-        return self.core.ask(
+        ask = self.core.ask(
             found.prompt,
             name,
             partition=found.partition,
@@ -435,6 +437,14 @@ class Gateway:
             threshold=route.threshold,
             semantic=found.semantic,
         )
+        if route.rewrite is not None and found.semantic and (said := turns(request)) is not None:
+            once = replace(route, rewrite=None)
+
+            def standing_alone(text: str) -> Ask | None:
+                return self._ask(alone(request, text), once, fields, name)
+
+            ask.rewriting = Rewriting(route.rewrite, said, standing_alone)
+        return ask
 
     def _beside(self, ask: Ask) -> Ask | None:
         """The same question where answers are kept that have no form but the one asked for."""

@@ -13,6 +13,7 @@ from mneme._core.http.request import Request
 from mneme._core.http.responses import StoredResponse
 from mneme._core.messages import Asked
 from mneme._core.settings import check_count, check_threshold
+from mneme.types import Rewrite
 
 __all__ = ["Extractor", "Route", "Routes"]
 
@@ -55,6 +56,8 @@ class Route:
         heeds_client: False: what a request's ``Cache-Control`` and ``Pragma`` say is ignored.
         cache_if: ``(response) -> bool``: whether a whole answer is to be stored. An error in it
             is counted, and stores nothing.
+        rewrite: ``messages -> question``: words the last turn of a conversation so that it
+            stands alone and may meet other conversations; None: follow-ups only meet their own.
         is_whole: ``(content type, body) -> bool``: whether a body that ended cleanly is a
             whole answer. The default knows the formats of OpenAI, Anthropic and Ollama.
 
@@ -75,6 +78,7 @@ class Route:
     ignore_no_cache: bool = False
     heeds_client: bool = True
     cache_if: Callable[[StoredResponse], bool] | None = None
+    rewrite: Rewrite | None = None
     is_whole: Callable[[str, bytes], bool] = is_whole_answer
 
     def __post_init__(self) -> None:
