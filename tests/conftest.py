@@ -22,6 +22,8 @@ MAY_BLOCK: tuple[tuple[str, str, set[str]], ...] = (
     ("io.BufferedWriter.write", "logging/__init__.py", {"emit"}),
     # The guards' word lists, about 10 ms once a process, at the first question with a neighbour.
     ("io.TextIOWrapper.read", "mneme/_core/lexicon.py", {"_lines"}),
+    # FastAPI asks where a route was written, once a route, while the application runs.
+    ("os.stat", "fastapi/routing.py", {"_extract_endpoint_context"}),
 )
 
 PROFILE = PROFILES[os.environ.get(VARIABLE) or "full"]
