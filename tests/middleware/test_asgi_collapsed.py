@@ -109,7 +109,7 @@ async def waits() -> None:
 
 
 @pytest.mark.parametrize("kind", [JSON, EVENTS, (b"content-length", b"18")])
-async def test_equal_requests_at_once_are_one_call(cache: Any, kind: Any) -> None:
+async def test_item_24_equal_requests_at_once_are_one_call(cache: Any, kind: Any) -> None:
     """Each gets all of the one answer, and is told where it came from."""
     app = Gated((b"content-type", b"text/plain"), kind) if kind[0] != JSON[0] else Gated(kind)
     if kind is JSON:
@@ -128,7 +128,7 @@ async def test_equal_requests_at_once_are_one_call(cache: Any, kind: Any) -> Non
     assert cache.stats().hits_exact == 5
 
 
-async def test_a_follower_of_a_stream_gets_each_chunk_as_it_comes(cache: Any) -> None:
+async def test_item_24_a_follower_of_a_stream_gets_each_chunk_as_it_comes(cache: Any) -> None:
     """And one that comes in the middle gets what has gone by at once."""
     app = Gated()
     async with asking(app, cache) as client:
@@ -146,7 +146,7 @@ async def test_a_follower_of_a_stream_gets_each_chunk_as_it_comes(cache: Any) ->
     assert app.calls == 1
 
 
-async def test_a_slow_follower_delays_nobody(cache: Any) -> None:
+async def test_item_24_a_slow_follower_delays_nobody(cache: Any) -> None:
     """Neither the leader nor another follower waits for one whose client does not read."""
     app = Gated()
     reads_again = anyio.Event()
@@ -167,7 +167,7 @@ async def test_a_slow_follower_delays_nobody(cache: Any) -> None:
     assert slow.body == first.body
 
 
-async def test_a_follower_that_leaves_does_not_matter(cache: Any) -> None:
+async def test_item_24_a_follower_that_leaves_does_not_matter(cache: Any) -> None:
     """The leader and the others get all; the answer is stored."""
     app = Gated()
 
@@ -185,7 +185,7 @@ async def test_a_follower_that_leaves_does_not_matter(cache: Any) -> None:
 
 
 @pytest.mark.parametrize("says", ["error", "disconnect"])
-async def test_followers_outlive_the_client_of_their_leader(cache: Any, says: str) -> None:
+async def test_item_24_followers_outlive_the_client_of_their_leader(cache: Any, says: str) -> None:
     """They get all of it although the one who asked first has left; nothing is stored."""
     app = Gated()
     leaves = anyio.Event()
@@ -243,7 +243,7 @@ async def test_followers_outlive_the_client_of_their_leader(cache: Any, says: st
         (200, (b"content-range", b"bytes 0-1/2")),
     ],
 )
-async def test_what_may_not_be_stored_is_not_shared_either(
+async def test_item_24_what_may_not_be_stored_is_not_shared_either(
     cache: Any, status: int, field: Any
 ) -> None:
     """Whoever waited calls for himself, all at once, as soon as the first byte tells."""
@@ -261,7 +261,7 @@ async def test_what_may_not_be_stored_is_not_shared_either(
 
 
 @pytest.mark.parametrize("name", ["authorization", "cookie", "x-api-key"])
-async def test_other_callers_never_wait_for_each_other(cache: Any, name: str) -> None:
+async def test_item_24_other_callers_never_wait_for_each_other(cache: Any, name: str) -> None:
     """Two credentials are two calls, whatever runs."""
     app = Gated()
     async with asking(app, cache) as client:
@@ -272,7 +272,7 @@ async def test_other_callers_never_wait_for_each_other(cache: Any, name: str) ->
     assert one.cache_status == two.cache_status == "mneme; fwd=miss"
 
 
-async def test_a_leader_that_fails_before_it_answers_holds_nobody_up(cache: Any) -> None:
+async def test_item_24_a_leader_that_fails_before_it_answers_holds_nobody_up(cache: Any) -> None:
     """Its exception is its own; the others call for themselves."""
 
     class Failing(Gated):
@@ -295,7 +295,7 @@ async def test_a_leader_that_fails_before_it_answers_holds_nobody_up(cache: Any)
     assert other.body == b"".join(app.chunks)
 
 
-async def test_a_leader_that_breaks_off_breaks_off_his_followers(cache: Any) -> None:
+async def test_item_24_a_leader_that_breaks_off_breaks_off_his_followers(cache: Any) -> None:
     """What came so far is not passed off as a whole answer."""
     app = Gated()
     app.error = LookupError("mine")
@@ -308,7 +308,7 @@ async def test_a_leader_that_breaks_off_breaks_off_his_followers(cache: Any) -> 
     assert cache.stats().entries == 0
 
 
-async def test_of_the_followers_of_a_cancelled_leader_one_leads(cache: Any) -> None:
+async def test_item_24_of_the_followers_of_a_cancelled_leader_one_leads(cache: Any) -> None:
     """A server that gives up a request gives up nobody else's."""
     app = Gated()
     async with asking(app, cache) as client:
@@ -326,7 +326,7 @@ async def test_of_the_followers_of_a_cancelled_leader_one_leads(cache: Any) -> N
     ]  # fmt: skip
 
 
-async def test_a_request_that_wants_a_new_answer_waits_for_nobody(cache: Any) -> None:
+async def test_item_24_a_request_that_wants_a_new_answer_waits_for_nobody(cache: Any) -> None:
     """``no-cache`` asks for an answer made for this request."""
     app = Gated()
     async with asking(app, cache) as client:
@@ -337,7 +337,7 @@ async def test_a_request_that_wants_a_new_answer_waits_for_nobody(cache: Any) ->
         assert app.calls == 2
 
 
-async def test_an_answer_over_the_limit_is_followed_to_its_end(cache: Any) -> None:
+async def test_item_24_an_answer_over_the_limit_is_followed_to_its_end(cache: Any) -> None:
     """Who follows already gets it all; nothing is stored, and who comes later calls."""
     app = Gated()
     async with asking(app, cache, max_response_bytes=12) as client:
@@ -355,7 +355,9 @@ async def test_an_answer_over_the_limit_is_followed_to_its_end(cache: Any) -> No
     assert cache.stats().entries == 0
 
 
-async def test_no_flight_is_left_when_the_application_never_ends_its_answer(cache: Any) -> None:
+async def test_item_24_no_flight_is_left_when_the_application_never_ends_its_answer(
+    cache: Any,
+) -> None:
     """An application that returns too early has not answered; its followers do not hang."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -41,6 +41,7 @@ ITEMS: dict[int, tuple[str, str]] = {
     21: ("Age and Cache-Status", "item_21_a_hit_tells_its_age_and_layer"),
     22: ("validators", "item_22_a_hit_has_no_validator_of_another_questions_answer"),
     23: ("encodings", "item_23_the_application_is_not_asked_to_compress"),
+    24: ("one call for equal requests", "item_24_equal_requests_at_once_are_one_call"),
     25: ("wsgi.input", "item_25_the_application_reads_the_body_that_was_read"),
     26: ("start_response, write and close", "item_26_close_is_always_called"),
     27: ("formats of streams", "item_27_a_stream_that_was_made_is_whole_and_none_of_its_parts_is"),
@@ -48,13 +49,12 @@ ITEMS: dict[int, tuple[str, str]] = {
     29: ("both forms from one entry", "item_29_one_entry_answers_both_forms"),
     30: ("event by event", "item_30_a_hit_replays_the_very_bytes"),
     31: ("no error is replayed", "item_09_17_18_20_31_some_responses_are_never_stored"),
+    32: ("transports of httpx and httpx2", "item_32_a_miss_a_hit_and_a_rewording"),
     34: ("disconnects by hand or on real servers",
          "item_34_no_test_of_a_disconnect_goes_through_a_transport_that_buffers"),
 }  # fmt: skip
 
 MISSING: dict[int, str] = {
-    24: "equal requests that arrive together share one call of the application",
-    32: "transports for httpx and httpx2 under the SDKs",
     33: "caches for langchain and litellm",
 }
 

@@ -71,7 +71,7 @@ def asker(pool: ThreadPoolExecutor, client: ByHand) -> Ask:
     return lambda **more: pool.submit(client.post, "/ask", ASKED, **more)
 
 
-def test_equal_requests_at_once_are_one_call(cache: Any, pool: ThreadPoolExecutor) -> None:
+def test_item_24_equal_requests_at_once_are_one_call(cache: Any, pool: ThreadPoolExecutor) -> None:
     """Each gets all of the one answer, and is told where it came from."""
     for kind in (JSON, EVENTS):
         cache.clear()
@@ -107,7 +107,7 @@ class Whole:
         yield b'{"answer": 1}'
 
 
-def test_a_follower_of_a_stream_gets_each_chunk_as_it_comes(
+def test_item_24_a_follower_of_a_stream_gets_each_chunk_as_it_comes(
     cache: Any, pool: ThreadPoolExecutor
 ) -> None:
     """And one that comes in the middle gets what has gone by at once."""
@@ -150,7 +150,7 @@ def test_a_follower_of_a_stream_gets_each_chunk_as_it_comes(
         ("200 OK", ("Vary", "X-Plan")),
     ],
 )
-def test_what_may_not_be_stored_is_not_shared_either(
+def test_item_24_what_may_not_be_stored_is_not_shared_either(
     cache: Any, pool: ThreadPoolExecutor, status: str, field: Any
 ) -> None:
     """Whoever waited calls for himself, all at once, as soon as the first byte tells."""
@@ -168,7 +168,9 @@ def test_what_may_not_be_stored_is_not_shared_either(
     assert found == ["mneme; fwd=miss"] * 4
 
 
-def test_followers_outlive_the_client_of_their_leader(cache: Any, pool: ThreadPoolExecutor) -> None:
+def test_item_24_followers_outlive_the_client_of_their_leader(
+    cache: Any, pool: ThreadPoolExecutor
+) -> None:
     """The server closes the leader's answer; its thread makes it whole for the others."""
     app = Gated()
     ask = asker(pool, mounted(app, cache))
@@ -184,7 +186,7 @@ def test_followers_outlive_the_client_of_their_leader(cache: Any, pool: ThreadPo
     assert cache.stats().entries == 0
 
 
-def test_a_client_that_leaves_alone_ends_its_answer(cache: Any) -> None:
+def test_item_24_a_client_that_leaves_alone_ends_its_answer(cache: Any) -> None:
     """Nobody follows, so the application is not made to go on."""
     app = Gated()
     app.gates[0].open()
@@ -193,7 +195,7 @@ def test_a_client_that_leaves_alone_ends_its_answer(cache: Any) -> None:
     assert len(flights_of(cache)) == cache.stats().entries == 0
 
 
-def test_a_leader_that_breaks_off_breaks_off_his_followers(
+def test_item_24_a_leader_that_breaks_off_breaks_off_his_followers(
     cache: Any, pool: ThreadPoolExecutor
 ) -> None:
     """What came so far is not passed off as a whole answer."""
@@ -213,7 +215,7 @@ def test_a_leader_that_breaks_off_breaks_off_his_followers(
     assert cache.stats().entries == 0
 
 
-def test_an_application_that_raises_at_once_holds_nobody_up(
+def test_item_24_an_application_that_raises_at_once_holds_nobody_up(
     cache: Any, pool: ThreadPoolExecutor
 ) -> None:
     """Its exception is its own; the other calls for himself."""
@@ -238,7 +240,7 @@ def test_an_application_that_raises_at_once_holds_nobody_up(
         assert other.result(PATIENCE).body == b'{"answer": 1}'
 
 
-def test_a_thread_never_waits_for_itself(cache: Any) -> None:
+def test_item_24_a_thread_never_waits_for_itself(cache: Any) -> None:
     """One thread that answers two requests by turns calls the application for both."""
     app = Counting(headers=(EVENTS,), chunks=CHUNKS)
     client = mounted(app, cache)
@@ -255,7 +257,7 @@ def test_a_thread_never_waits_for_itself(cache: Any) -> None:
     assert client.post("/ask", ASKED).body == inner[0].body == WHOLE
 
 
-def test_an_answer_that_nobody_closes_leaves_nobody_waiting(cache: Any) -> None:
+def test_item_24_an_answer_that_nobody_closes_leaves_nobody_waiting(cache: Any) -> None:
     """A server that drops an iterable without closing it breaks the protocol, not the cache."""
     middleware: Any = SemanticCacheMiddleware(
         Counting(headers=(EVENTS,), chunks=CHUNKS),
@@ -276,7 +278,7 @@ def test_an_answer_that_nobody_closes_leaves_nobody_waiting(cache: Any) -> None:
     assert len(flights_of(cache)) == 0
 
 
-def test_a_thread_follows_a_task(cache: Any, pool: ThreadPoolExecutor) -> None:
+def test_item_24_a_thread_follows_a_task(cache: Any, pool: ThreadPoolExecutor) -> None:
     """One cache behind an ASGI and a WSGI application: the two worlds share their calls."""
     goes_on, calls = Gate(), Count()
 

@@ -49,7 +49,9 @@ async def together(way: Way, up: Upstream, count: Any, client: Client, body: Any
 
 
 @pytest.mark.parametrize("body", [ASKED, STREAMED], ids=["plain", "stream"])
-def test_equal_requests_at_once_are_one_call(way: Way, up: Upstream, cache: Any, body: Any) -> None:
+def test_item_24_32_equal_requests_at_once_are_one_call(
+    way: Way, up: Upstream, cache: Any, body: Any
+) -> None:
     """Each gets all of the one answer, and is told where it came from."""
     if body is ASKED:
         up.gate = Gate()
@@ -76,7 +78,9 @@ def test_equal_requests_at_once_are_one_call(way: Way, up: Upstream, cache: Any,
     way.world.run(scenario)
 
 
-def test_a_client_that_stops_reading_holds_up_nobody(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_24_32_a_client_that_stops_reading_holds_up_nobody(
+    way: Way, up: Upstream, cache: Any
+) -> None:
     """A follower fetches for himself what the leader has not asked for, to the end."""
 
     async def scenario() -> None:
@@ -92,7 +96,9 @@ def test_a_client_that_stops_reading_holds_up_nobody(way: Way, up: Upstream, cac
     way.world.run(scenario)
 
 
-def test_followers_outlive_a_leader_that_closes(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_24_32_followers_outlive_a_leader_that_closes(
+    way: Way, up: Upstream, cache: Any
+) -> None:
     """They read on over his connection; what he left early is not stored."""
 
     async def scenario() -> None:
@@ -111,7 +117,9 @@ def test_followers_outlive_a_leader_that_closes(way: Way, up: Upstream, cache: A
     way.world.run(scenario)
 
 
-def test_a_follower_that_closes_does_not_matter(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_24_32_a_follower_that_closes_does_not_matter(
+    way: Way, up: Upstream, cache: Any
+) -> None:
     """The leader gets all, and it is stored."""
 
     async def scenario() -> None:
@@ -127,7 +135,9 @@ def test_a_follower_that_closes_does_not_matter(way: Way, up: Upstream, cache: A
     way.world.run(scenario)
 
 
-def test_a_connection_that_is_cut_is_cut_for_all(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_24_32_a_connection_that_is_cut_is_cut_for_all(
+    way: Way, up: Upstream, cache: Any
+) -> None:
     """Nobody takes a part for the whole; whoever follows gets his library's error."""
     up.cut_after = 2
 
@@ -154,7 +164,7 @@ def test_a_connection_that_is_cut_is_cut_for_all(way: Way, up: Upstream, cache: 
         (200, ("Vary", "*")),
     ],
 )
-def test_what_may_not_be_stored_is_not_shared_either(
+def test_item_24_32_what_may_not_be_stored_is_not_shared_either(
     way: Way, up: Upstream, cache: Any, status: int, field: Any
 ) -> None:
     """Whoever waited calls for himself."""
@@ -172,7 +182,9 @@ def test_what_may_not_be_stored_is_not_shared_either(
     way.world.run(scenario)
 
 
-def test_other_keys_do_not_wait_for_each_other(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_24_32_other_keys_do_not_wait_for_each_other(
+    way: Way, up: Upstream, cache: Any
+) -> None:
     """Two callers, two calls."""
 
     async def scenario() -> None:
@@ -186,7 +198,7 @@ def test_other_keys_do_not_wait_for_each_other(way: Way, up: Upstream, cache: An
 
 
 @ON_LOOPS
-def test_a_follower_that_is_cancelled_while_he_fetches_breaks_off_nothing(
+def test_item_24_32_a_follower_that_is_cancelled_while_he_fetches_breaks_off_nothing(
     way: Way, up: Upstream, cache: Any
 ) -> None:
     """He waits for the chunk that he is fetching for all, and then he goes."""
@@ -210,7 +222,7 @@ def test_a_follower_that_is_cancelled_while_he_fetches_breaks_off_nothing(
 
 
 @ON_LOOPS
-def test_of_the_followers_of_a_cancelled_leader_one_leads(
+def test_item_24_32_of_the_followers_of_a_cancelled_leader_one_leads(
     way: Way, up: Upstream, cache: Any
 ) -> None:
     """What one caller gives up, he gives up for himself."""
@@ -245,7 +257,7 @@ def test_of_the_followers_of_a_cancelled_leader_one_leads(
     way.world.run(scenario)
 
 
-def test_worlds_that_cannot_fetch_for_each_other_call_for_themselves(
+def test_item_24_32_worlds_that_cannot_fetch_for_each_other_call_for_themselves(
     up: Upstream, cache: Any
 ) -> None:
     """A connection belongs to its loop; nobody waits for a caller who may never read on."""

@@ -40,7 +40,7 @@ def way(request: pytest.FixtureRequest) -> Way:
 ON_LOOPS = pytest.mark.parametrize("way", [way for way in WAYS if way.world.is_async], ids=str)
 
 
-def test_a_miss_a_hit_and_a_rewording(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_32_a_miss_a_hit_and_a_rewording(way: Way, up: Upstream, cache: Any) -> None:
     """The head of each says what happened; the body is the same."""
 
     async def scenario() -> None:
@@ -58,7 +58,7 @@ def test_a_miss_a_hit_and_a_rewording(way: Way, up: Upstream, cache: Any) -> Non
     way.world.run(scenario)
 
 
-def test_other_paths_pass_untouched(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_32_other_paths_pass_untouched(way: Way, up: Upstream, cache: Any) -> None:
     """What no route names is sent as it is, and comes back as it is."""
 
     async def scenario() -> None:
@@ -77,7 +77,7 @@ def test_other_paths_pass_untouched(way: Way, up: Upstream, cache: Any) -> None:
     ["/v1/chat/completions", "/openai/deployments/m/chat/completions", "/api/v1/chat/completions",
      "/v1/messages"],
 )  # fmt: skip
-def test_known_endpoints_need_no_routes(up: Upstream, cache: Any, path: str) -> None:
+def test_item_32_known_endpoints_need_no_routes(up: Upstream, cache: Any, path: str) -> None:
     """Under any prefix, as proxies and clouds have them."""
 
     async def scenario() -> None:
@@ -89,7 +89,7 @@ def test_known_endpoints_need_no_routes(up: Upstream, cache: Any, path: str) -> 
     WAYS[0].world.run(scenario)
 
 
-def test_routes_of_your_own(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_32_routes_of_your_own(way: Way, up: Upstream, cache: Any) -> None:
     """They replace the known ones."""
 
     async def scenario() -> None:
@@ -103,7 +103,7 @@ def test_routes_of_your_own(way: Way, up: Upstream, cache: Any) -> None:
     way.world.run(scenario)
 
 
-def test_hosts_are_kept_apart(up: Upstream, cache: Any) -> None:
+def test_item_32_hosts_are_kept_apart(up: Upstream, cache: Any) -> None:
     """Unless they have the same answers."""
 
     async def scenario() -> None:
@@ -117,7 +117,7 @@ def test_hosts_are_kept_apart(up: Upstream, cache: Any) -> None:
     WAYS[0].world.run(scenario)
 
 
-def test_a_body_that_is_compressed_all_the_same_is_stored_plain(
+def test_item_32_a_body_that_is_compressed_all_the_same_is_stored_plain(
     way: Way, up: Upstream, cache: Any
 ) -> None:
     """The upstream is asked for plain bodies; a stored body and its fields agree in any case."""
@@ -140,7 +140,7 @@ def test_a_body_that_is_compressed_all_the_same_is_stored_plain(
 
 
 @pytest.mark.parametrize("spoil", [lambda raw: raw[:-4], lambda raw: raw + b"x", lambda raw: b"x"])
-def test_a_body_that_is_badly_compressed_is_not_stored(
+def test_item_32_a_body_that_is_badly_compressed_is_not_stored(
     up: Upstream, cache: Any, monkeypatch: pytest.MonkeyPatch, spoil: Any
 ) -> None:
     """Cut, followed by something, or no gzip at all: the client's affair alone."""
@@ -157,7 +157,9 @@ def test_a_body_that_is_badly_compressed_is_not_stored(
     assert cache.stats().entries == 0
 
 
-def test_a_stream_comes_without_delay_and_is_replayed(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_32_a_stream_comes_without_delay_and_is_replayed(
+    way: Way, up: Upstream, cache: Any
+) -> None:
     """The first chunk is there before the provider makes the second; a hit has the same bytes."""
     up.gate = Gate()
 
@@ -180,7 +182,7 @@ def test_a_stream_comes_without_delay_and_is_replayed(way: Way, up: Upstream, ca
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_a_connection_that_is_cut_leaves_nothing(
+def test_item_32_a_connection_that_is_cut_leaves_nothing(
     way: Way, up: Upstream, cache: Any, after: int
 ) -> None:
     """The client gets its library's own error; the next one a whole answer."""
@@ -197,7 +199,9 @@ def test_a_connection_that_is_cut_leaves_nothing(
     way.world.run(scenario)
 
 
-def test_a_client_that_closes_early_leaves_nothing(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_32_a_client_that_closes_early_leaves_nothing(
+    way: Way, up: Upstream, cache: Any
+) -> None:
     """A part of an answer is never stored."""
     up.gate = Gate()
 
@@ -213,7 +217,7 @@ def test_a_client_that_closes_early_leaves_nothing(way: Way, up: Upstream, cache
     way.world.run(scenario)
 
 
-def test_a_client_that_closes_after_the_last_event_has_had_it_all(
+def test_item_32_a_client_that_closes_after_the_last_event_has_had_it_all(
     way: Way, up: Upstream, cache: Any
 ) -> None:
     """As openai does: ``[DONE]`` is the end, whatever the connection says."""
@@ -232,7 +236,7 @@ def test_a_client_that_closes_after_the_last_event_has_had_it_all(
     way.world.run(scenario)
 
 
-def test_a_response_that_is_thrown_away_leaves_nothing(up: Upstream, cache: Any) -> None:
+def test_item_32_a_response_that_is_thrown_away_leaves_nothing(up: Upstream, cache: Any) -> None:
     """Neither an entry nor a flight that others would wait for."""
     up.gate = Gate()
 
@@ -246,7 +250,7 @@ def test_a_response_that_is_thrown_away_leaves_nothing(up: Upstream, cache: Any)
     WAYS[0].world.run(scenario)
 
 
-def test_a_timeout_leaves_nothing(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_32_a_timeout_leaves_nothing(way: Way, up: Upstream, cache: Any) -> None:
     """Before the first byte and in the middle, it is the client's own error."""
     up.gate = Gate()
 
@@ -261,7 +265,7 @@ def test_a_timeout_leaves_nothing(way: Way, up: Upstream, cache: Any) -> None:
 
 
 @ON_LOOPS
-def test_a_cancelled_call_leaves_nothing(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_32_a_cancelled_call_leaves_nothing(way: Way, up: Upstream, cache: Any) -> None:
     """Before the first byte and in the middle."""
     up.gate = Gate()
 
@@ -287,7 +291,7 @@ class Down(HashEmbedder):
 
 
 @pytest.mark.parametrize("part", ["embedder", "closed", "extractor", "namespace", "validator"])
-def test_whatever_fails_in_the_cache_the_provider_answers(
+def test_item_32_whatever_fails_in_the_cache_the_provider_answers(
     way: Way, up: Upstream, part: str
 ) -> None:
     """A failure of the cache is counted, and never the caller's."""
@@ -318,7 +322,9 @@ def test_whatever_fails_in_the_cache_the_provider_answers(
     assert cache._core.tally.total("failed_open") >= 2
 
 
-def test_a_namespace_around_the_call_or_from_a_resolver(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_32_a_namespace_around_the_call_or_from_a_resolver(
+    way: Way, up: Upstream, cache: Any
+) -> None:
     """Tenants are kept apart; a request without one is sent without any cache."""
 
     async def scenario() -> None:
@@ -340,7 +346,7 @@ def test_a_namespace_around_the_call_or_from_a_resolver(way: Way, up: Upstream, 
 
 
 @pytest.mark.parametrize("status", ["no-store", "no-cache"])
-def test_the_caller_may_say_how_it_wants_it(
+def test_item_32_the_caller_may_say_how_it_wants_it(
     way: Way, up: Upstream, cache: Any, status: str
 ) -> None:
     """``Cache-Control`` of the request, and `mneme.bypass` around it."""
@@ -359,7 +365,7 @@ def test_the_caller_may_say_how_it_wants_it(
     way.world.run(scenario)
 
 
-def test_a_body_that_can_be_read_once_is_passed_on(up: Upstream, cache: Any) -> None:
+def test_item_32_a_body_that_can_be_read_once_is_passed_on(up: Upstream, cache: Any) -> None:
     """An upload from a generator is not taken from the provider."""
     raw = json.dumps(ASKED).encode()
 
@@ -377,7 +383,7 @@ def test_a_body_that_can_be_read_once_is_passed_on(up: Upstream, cache: Any) -> 
     WAYS[0].world.run(scenario)
 
 
-def test_bodies_over_the_limits_pass(way: Way, up: Upstream, cache: Any) -> None:
+def test_item_32_bodies_over_the_limits_pass(way: Way, up: Upstream, cache: Any) -> None:
     """A request too large is not read, an answer too large not stored."""
 
     async def scenario() -> None:
@@ -391,7 +397,7 @@ def test_bodies_over_the_limits_pass(way: Way, up: Upstream, cache: Any) -> None
     assert cache.stats().entries == len(flights_of(cache)) == 0
 
 
-def test_the_inner_transport_and_its_pool_live_as_long_as_the_client(
+def test_item_32_the_inner_transport_and_its_pool_live_as_long_as_the_client(
     way: Way, up: Upstream, cache: Any
 ) -> None:
     """One connection for all misses; entered and closed with the client, once."""
@@ -424,7 +430,7 @@ def test_the_inner_transport_and_its_pool_live_as_long_as_the_client(
     way.world.run(scenario)
 
 
-def test_of_two_caches_in_one_stack_the_inner_one_passes(up: Upstream, cache: Any) -> None:
+def test_item_32_of_two_caches_in_one_stack_the_inner_one_passes(up: Upstream, cache: Any) -> None:
     """An answer is stored once."""
 
     async def scenario() -> None:
@@ -437,7 +443,7 @@ def test_of_two_caches_in_one_stack_the_inner_one_passes(up: Upstream, cache: An
     WAYS[0].world.run(scenario)
 
 
-def test_an_async_embedder_needs_the_async_transport() -> None:
+def test_item_32_an_async_embedder_needs_the_async_transport() -> None:
     """The remedy is in the message."""
 
     class Awaited(HashEmbedder):
@@ -449,7 +455,7 @@ def test_an_async_embedder_needs_the_async_transport() -> None:
         SemanticCacheTransport(cache=cache)
 
 
-def test_what_is_no_request_of_a_known_library_is_refused(cache: Any) -> None:
+def test_item_32_what_is_no_request_of_a_known_library_is_refused(cache: Any) -> None:
     """The remedy is in the message."""
     with pytest.raises(TypeError, match="Give the transport to a client"):
         SemanticCacheTransport(cache=cache).handle_request(object())
