@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from support.raw import Case, Got, Left, environ_of, over_asgi, over_wsgi
+from support.raw import Case, Got, all_of, environ_of, over_asgi, over_wsgi
 
 from mneme.asgi import SemanticCacheMiddleware
 from mneme.prompts import json_field
@@ -116,13 +116,7 @@ def resolved(name: str | None) -> str | None:
 
 
 async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Left(body)
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
+    body = await all_of(receive)
     status, said = answer(body)
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})

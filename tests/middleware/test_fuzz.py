@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from support.fuzz import PASSING, Seen, again, kind_of, marks, reply_to, structured, torn
-from support.raw import Case, Got, Left, environ_of, over_asgi, over_wsgi
+from support.raw import Case, Got, all_of, environ_of, over_asgi, over_wsgi
 
 from mneme import MemoryStore, SemanticCache
 from mneme.asgi import SemanticCacheMiddleware
@@ -135,13 +135,7 @@ def resolved(names: list[str]) -> str | None:
 
 
 async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Left(body)
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
+    body = await all_of(receive)
     seen = Seen(
         scope["method"],
         scope["path"],

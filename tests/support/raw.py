@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 from support.worlds import PATIENCE
 
-__all__ = ["Case", "Got", "Headers", "Left", "environ_of", "over_asgi", "over_wsgi"]
+__all__ = ["Case", "Got", "Headers", "Left", "all_of", "environ_of", "over_asgi", "over_wsgi"]
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -82,6 +82,18 @@ def scope_of(case: Case) -> dict[str, Any]:
         "query_string": case.query,
         "headers": list(case.headers),
     }
+
+
+async def all_of(receive: Any) -> bytes:
+    """The body of a request, as an application reads it."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Left(body)
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
 
 
 async def over_asgi(app: Any, case: Case) -> Got:
