@@ -89,7 +89,9 @@ class SemanticCache(Face):
         self, query: str, *, embedding: Any = None, namespace: str | None = None
     ) -> Hit | Miss:
         """As `get`, but a `Miss` says why, and `fill` stores its answer without embedding."""
-        return drive(flow.look(self._port, self._ask(query, namespace), embedding))
+        ask = self._ask(query, namespace)
+        hit = self._core.at_hand(ask)
+        return hit if hit is not None else drive(flow.look(self._port, ask, embedding))
 
     def get_many(
         self,
@@ -302,7 +304,9 @@ class AsyncSemanticCache(Face):
         self, query: str, *, embedding: Any = None, namespace: str | None = None
     ) -> Hit | Miss:
         """See `SemanticCache.lookup`."""
-        return await flow.look(self._port, self._ask(query, namespace), embedding)
+        ask = self._ask(query, namespace)
+        hit = self._core.at_hand(ask)
+        return hit if hit is not None else await flow.look(self._port, ask, embedding)
 
     async def get_many(
         self,

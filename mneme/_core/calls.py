@@ -199,6 +199,8 @@ class Calls(_Calls):
         own = args[bound:] if bound else args
         if ask is None:
             return function(*own, **kwargs)
+        if (hit := self.core.at_hand(ask)) is not None:
+            return hit.response
 
         async def call() -> Any:
             try:
@@ -282,6 +284,8 @@ class AsyncCalls(_Calls):
         own = args[bound:] if bound else args
         if ask is None:
             return await function(*own, **kwargs)
+        if (hit := self.core.at_hand(ask)) is not None:
+            return hit.response
         return await through(
             self.port,
             ask,

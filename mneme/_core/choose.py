@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from mneme._core.freshness import freshness
 from mneme._core.learned.policy import Decision
@@ -182,17 +182,41 @@ def as_hit(
             raise Unusable("low_confidence", _text_of(exc)) from exc
         if math.isnan(confidence) or confidence < rules.threshold:
             raise Unusable("low_confidence", f"confidence {confidence:.4f}")
-    return Hit(
-        response,
-        similarity,
-        confidence,
-        age,
-        layer,
-        entry.namespace,
-        metadata,
-        entry.prompt,
-        None if expires_at is None else expires_at - now,
+    # What is left of its time, and a frozen dataclass filled at the price of a plain one.
+    left = None if expires_at is None else expires_at - now
+    hit: Any = _Unfrozen(
+        response, similarity, confidence, age, layer, entry.namespace, metadata, entry.prompt, left
     )
+    hit.__class__ = Hit
+    return cast(Hit, hit)
+
+
+class _Unfrozen:
+    """A `Hit` while it is filled: that takes 0.2 µs, and the frozen class 0.8, of a hit's 3."""
+
+    __slots__ = Hit.__slots__
+
+    def __init__(
+        self,
+        response: Any,
+        similarity: float,
+        confidence: float,
+        age_seconds: float,
+        layer: Layer,
+        namespace: str,
+        metadata: dict[str, Any],
+        prompt: str,
+        ttl_seconds: float | None,
+    ) -> None:
+        self.response = response
+        self.similarity = similarity
+        self.confidence = confidence
+        self.age_seconds = age_seconds
+        self.layer = layer
+        self.namespace = namespace
+        self.metadata = metadata
+        self.prompt = prompt
+        self.ttl_seconds = ttl_seconds
 
 
 def _decoded(codec: Codec, entry: Entry) -> Any:

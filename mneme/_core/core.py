@@ -13,6 +13,7 @@ from mneme._core.keeper import Keeper
 from mneme._core.keys import Ask, Counts, check_namespace, check_prompt, partition_of
 from mneme.errors import (
     NamespaceRequiredError,
+    StoreBackendError,
 )
 from mneme.records import (
     Candidate,
@@ -136,6 +137,22 @@ class Core(Keeper):
         if (hit.ttl_seconds is not None and hit.ttl_seconds <= 0) is not stale:
             return None
         record.used = True
+        return hit
+
+    def at_hand(self, ask: Ask) -> Hit | None:
+        """
+        What memory answers at once, counted; None where the flow has to be asked. It is what
+        the flow would say, without the flow's microseconds.
+        """
+        if not self.is_open or context.current_mode.get() != "serve" or self.judges.of(ask).shadows:
+            return None
+        try:
+            hit = None if self.is_behind() else self.recall(ask)
+        except StoreBackendError:
+            # The flow tells of it.
+            return None
+        if hit is not None:
+            self.tally.hit(hit, ask.counts)
         return hit
 
     def _recall_alias(self, ask: Ask) -> Hit | None:

@@ -187,11 +187,13 @@ class Keeper:
             # A clock that was set back must not stop the looking.
             if 0.0 <= now - self._looked_at < interval:
                 return False
-            self._looked_at = now
+            if self.store.mark() == self._mark:
+                self._looked_at = now
         return self.store.mark() != self._mark
 
     def catch_up(self) -> None:
         """Bring to memory what others have committed."""
+        self._looked_at = self.clock()
         with self._commits, _store_errors(self.store):
             changes = self.store.changes_since(self._mark)
             if changes is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+import pickle
+from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import Any
 
 import pytest
@@ -364,3 +365,14 @@ class TestAsHit:
         assert refused.value.reason == reason
         assert detail in refused.value.detail
         assert str(refused.value) == reason
+
+
+def test_a_hit_is_a_hit_like_any_other() -> None:
+    """However it was filled: equal, frozen, of one class, and replaceable."""
+    made = as_hit(entry(), 0.9, "semantic", Rules(0.8), now=1_700_000_001.0, codec=AutoCodec())
+    plain = Hit("a memory", 0.9, 0.9, 1.0, "semantic", "default", {}, "what is a cache", None)
+    assert (type(made), made, hash(made.prompt)) == (Hit, plain, hash(plain.prompt))
+    assert replace(made, similarity=1.0) == replace(plain, similarity=1.0)
+    assert pickle.loads(pickle.dumps(made)) == plain
+    with pytest.raises(FrozenInstanceError):
+        made.similarity = 0.5  # type: ignore[misc]
