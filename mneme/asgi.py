@@ -18,18 +18,12 @@ from mneme._core.http.exchange import (
     Forward,
     Refused,
     cache_status,
-    forward_of,
     hit_fields,
     is_objected_to,
 )
 from mneme._core.http.fields import Fields
-from mneme._core.http.gateway import (
-    Gateway,
-    Outcome,
-    check_namespace_setting,
-    log_failure,
-    opened,
-)
+from mneme._core.http.gateway import Gateway, Outcome
+from mneme._core.http.namespaces import check_namespace_setting, log_failure, opened
 from mneme._core.http.recorded import Followed, Recorded
 from mneme._core.http.responses import StoredResponse
 from mneme._core.http.routes import Extractor, Route
@@ -82,6 +76,7 @@ class SemanticCacheMiddleware:
         by_host: bool = True,
         max_request_bytes: int = 1_048_576,
         max_response_bytes: int | None = None,
+        debug: bool = False,
     ) -> None:
         """
         Args:
@@ -99,6 +94,8 @@ class SemanticCacheMiddleware:
             by_host: whether requests to different hosts have different answers.
             max_request_bytes: bodies over this pass by the cache.
             max_response_bytes: bodies over this are not stored; None: the cache's limit.
+            debug: True: ``Cache-Status`` tells keys, similarities and reasons, which speak of
+                other people's questions.
 
         Raises:
             ValueError: a setting that makes no sense; the message names it.
@@ -116,6 +113,7 @@ class SemanticCacheMiddleware:
             by_host=by_host,
             max_request_bytes=max_request_bytes,
             max_response_bytes=max_response_bytes,
+            debug=debug,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,7 +143,7 @@ class SemanticCacheMiddleware:
             await self._answer(found, scope, receive, send)
         else:
             told = "bypass" if isinstance(found, Route) else found
-            await self.app({**scope, MARK: True}, receive, _telling(told, send))
+            await self.app({**scope, MARK: True}, receive, _telling(cache_status(told), send))
 
     async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stored answer, or have the application answer, with a recording beside."""
@@ -164,7 +162,8 @@ class SemanticCacheMiddleware:
             # Where a namespace is configured, it is open by now.
             outcome = await self._look(route, scope, body)
         if isinstance(outcome, Hit | Refused):
-            await _send_hit(outcome, send, is_head=scope["method"] == "HEAD")
+            is_head = scope["method"] == "HEAD"
+            await _send_hit(outcome, send, is_head=is_head, debug=gateway.debug)
         elif isinstance(outcome, Recorded):
             teed = _Teed(gateway, self._port, outcome, replayed(replay, receive), send)
             with outcome.leading():
@@ -173,7 +172,7 @@ class SemanticCacheMiddleware:
             await self._pass_on(outcome, send)
         else:
             scope = {**scope, MARK: True}
-            await self.app(scope, replayed(replay, receive), _telling(outcome, send))
+            await self.app(scope, replayed(replay, receive), _telling(cache_status(outcome), send))
 
     async def _look(self, route: Route, scope: Scope, body: bytes) -> Outcome:
         gateway = self._gateway
@@ -267,7 +266,7 @@ class _Teed:
     async def send(self, message: Message) -> None:
         kind, recorded = message["type"], self._recorded
         if kind == "http.response.start":
-            message = _told(message, forward_of(recorded.miss))
+            message = _told(message, recorded.cache_status)
             now = self._gateway.core.clock()
             recorded.start(message["status"], fields_of(message["headers"][:-1]), now=now)
             if message.get("trailers"):
@@ -307,25 +306,24 @@ class _Teed:
             raise self._gone
 
 
-def _telling(why: Forward, send: Send) -> Send:
+def _telling(status: str, send: Send) -> Send:
     """`send`, with the cache's word on why it did not answer."""
 
     async def forward(message: Message) -> None:
         is_start = message["type"] == "http.response.start"
-        await send(_told(message, why) if is_start else message)
+        await send(_told(message, status) if is_start else message)
 
     return forward
 
 
-def _told(start: Message, why: Forward) -> Message:
+def _told(start: Message, status: str) -> Message:
     # The message and its list belong to the application, which may send them again.
-    status = (b"cache-status", cache_status(why).encode())
-    return {**start, "headers": [*start.get("headers", ()), status]}
+    return {**start, "headers": [*start.get("headers", ()), (b"cache-status", status.encode())]}
 
 
-async def _send_hit(hit: Hit | Refused, send: Send, *, is_head: bool) -> None:
+async def _send_hit(hit: Hit | Refused, send: Send, *, is_head: bool, debug: bool) -> None:
     response: StoredResponse = hit.response
-    headers = [*_stored_raw(response.headers), *_raw(hit_fields(hit))]
+    headers = [*_stored_raw(response.headers), *_raw(hit_fields(hit, debug=debug))]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     chunks = () if is_head else response.chunks
     for chunk in chunks[:-1]:

@@ -58,6 +58,7 @@ MissReason = Literal[
     "low_confidence",
     "expired",
     "stale",
+    "too_old",
     "undecodable",
     "exact_only",
     "embedder_failed",

@@ -19,13 +19,12 @@ from mneme._core.http.exchange import (
     Forward,
     Refused,
     cache_status,
-    forward_of,
-    hit_fields,
     is_objected_to,
 )
-from mneme._core.http.fetching import AsyncChunks, AsyncFetching, Chunks, Fetching, Stored
-from mneme._core.http.fields import Fields
-from mneme._core.http.gateway import Gateway, Outcome, opened
+from mneme._core.http.fetching import AsyncChunks, AsyncFetching, Chunks, Fetching
+from mneme._core.http.gateway import Gateway, Outcome
+from mneme._core.http.incoming import followed, made, stored, told
+from mneme._core.http.namespaces import opened
 from mneme._core.http.outgoing import fields_of, library_of, plain, request_of
 from mneme._core.http.recorded import Followed, Recorded
 from mneme._core.http.routes import Extractor, Route
@@ -94,6 +93,7 @@ class _Settings:
         by_host: bool,
         max_request_bytes: int,
         max_response_bytes: int | None,
+        debug: bool,
     ) -> None:
         self._inner = inner
         self._making = threading.Lock()
@@ -109,6 +109,7 @@ class _Settings:
             by_host=by_host,
             max_request_bytes=max_request_bytes,
             max_response_bytes=max_response_bytes,
+            debug=debug,
         )
 
     def _transport(self, request: Any, kind: str) -> Any:
@@ -171,6 +172,7 @@ class SemanticCacheTransport(_Settings, _Transport):
         by_host: bool = True,
         max_request_bytes: int = 1_048_576,
         max_response_bytes: int | None = None,
+        debug: bool = False,
     ) -> None:
         """
         Args:
@@ -190,6 +192,8 @@ class SemanticCacheTransport(_Settings, _Transport):
             by_host: whether different hosts have different answers.
             max_request_bytes: bodies over this pass by the cache.
             max_response_bytes: bodies over this are not stored; None: the cache's limit.
+            debug: True: ``Cache-Status`` tells keys, similarities and reasons, which speak of
+                other people's questions.
 
         Raises:
             ValueError: a setting that makes no sense; the message names it.
@@ -213,6 +217,7 @@ class SemanticCacheTransport(_Settings, _Transport):
             by_host=by_host,
             max_request_bytes=max_request_bytes,
             max_response_bytes=max_response_bytes,
+            debug=debug,
         )
 
     def handle_request(self, request: Any) -> Any:
@@ -224,10 +229,10 @@ class SemanticCacheTransport(_Settings, _Transport):
         if isinstance(outcome, Recorded):
             return self._fetch(transport, request, outcome)
         if isinstance(outcome, Hit | Refused):
-            return _stored(request, outcome)
+            return stored(request, outcome, debug=self._gateway.debug)
         if isinstance(outcome, Followed):
-            return _followed(request, outcome, Chunks)
-        return _told(transport.handle_request(request), outcome)
+            return followed(request, outcome, Chunks)
+        return told(transport.handle_request(request), cache_status(outcome))
 
     def _fetch(self, transport: Any, request: Any, recorded: Recorded) -> Any:
         library = library_of(request)
@@ -239,14 +244,14 @@ class SemanticCacheTransport(_Settings, _Transport):
         except BaseException as exc:
             recorded.give_up(exc)
             raise
-        stream = _made(library, Chunks, fetching, fetching.leader, library.ReadError)
+        stream = made(library, Chunks, fetching, fetching.leader, library.ReadError)
         response.stream = stream
         try:
             fetching.read_whole()
         except BaseException:
             stream.close()
             raise
-        return _told(response, forward_of(recorded.miss))
+        return told(response, recorded.cache_status)
 
     def close(self) -> None:
         if self._inner is not None:
@@ -285,6 +290,7 @@ class AsyncSemanticCacheTransport(_Settings, _AsyncTransport):
         by_host: bool = True,
         max_request_bytes: int = 1_048_576,
         max_response_bytes: int | None = None,
+        debug: bool = False,
     ) -> None:
         """
         As `SemanticCacheTransport`; embedder and resolver may be async, and None for `inner`
@@ -305,6 +311,7 @@ class AsyncSemanticCacheTransport(_Settings, _AsyncTransport):
             by_host=by_host,
             max_request_bytes=max_request_bytes,
             max_response_bytes=max_response_bytes,
+            debug=debug,
         )
 
     async def handle_async_request(self, request: Any) -> Any:
@@ -316,10 +323,10 @@ class AsyncSemanticCacheTransport(_Settings, _AsyncTransport):
         if isinstance(outcome, Recorded):
             return await self._fetch(transport, request, outcome)
         if isinstance(outcome, Hit | Refused):
-            return _stored(request, outcome)
+            return stored(request, outcome, debug=self._gateway.debug)
         if isinstance(outcome, Followed):
-            return _followed(request, outcome, AsyncChunks)
-        return _told(await transport.handle_async_request(request), outcome)
+            return followed(request, outcome, AsyncChunks)
+        return told(await transport.handle_async_request(request), cache_status(outcome))
 
     async def _fetch(self, transport: Any, request: Any, recorded: Recorded) -> Any:
         library = library_of(request)
@@ -331,14 +338,14 @@ class AsyncSemanticCacheTransport(_Settings, _AsyncTransport):
         except BaseException as exc:
             recorded.give_up(exc)
             raise
-        stream = _made(library, AsyncChunks, fetching, fetching.leader, library.ReadError)
+        stream = made(library, AsyncChunks, fetching, fetching.leader, library.ReadError)
         response.stream = stream
         try:
             await fetching.read_whole()
         except BaseException:
             await stream.aclose()
             raise
-        return _told(response, forward_of(recorded.miss))
+        return told(response, recorded.cache_status)
 
     async def aclose(self) -> None:
         if self._inner is not None:
@@ -357,51 +364,3 @@ class AsyncSemanticCacheTransport(_Settings, _AsyncTransport):
     ) -> None:
         if self._inner is not None:
             await self._inner.__aexit__(exc_type, exc_value, traceback)
-
-
-def _told(response: Any, why: Forward) -> Any:
-    said = response.headers.get("cache-status")
-    response.headers["cache-status"] = ", ".join(filter(None, (said, cache_status(why))))
-    return response
-
-
-def _stored(request: Any, hit: Hit | Refused) -> Any:
-    library = library_of(request)
-    headers = (*hit.response.headers, *hit_fields(hit))
-    stream = _made(library, Stored, hit.response.chunks)
-    return _response(library, hit.response.status, headers, stream)
-
-
-def _followed(request: Any, followed: Followed, kind: type[Any]) -> Any:
-    library = library_of(request)
-    if followed.relay is None:
-        stream = _made(library, Stored, tuple(followed.reader.chunks))
-    else:
-        source = followed.relay.source
-        stream = _made(library, kind, source, followed.reader, library.ReadError)
-    return _response(library, followed.status, followed.headers, stream)
-
-
-def _response(library: Any, status: int, headers: Fields, stream: Any) -> Any:
-    return library.Response(
-        status,
-        headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
-        stream=stream,
-        extensions={"http_version": b"HTTP/1.1"},
-    )
-
-
-def _made(library: Any, kind: type[Any], *args: Any) -> Any:
-    """A stream of `kind` that the library knows for one of its own."""
-    known = _known.get((library, kind))
-    if known is None:
-        bases = [kind]
-        if hasattr(kind, "__iter__"):
-            bases.append(library.SyncByteStream)
-        if hasattr(kind, "__aiter__"):
-            bases.append(library.AsyncByteStream)
-        known = _known[library, kind] = type(kind.__name__, tuple(bases), {})
-    return known(*args)
-
-
-_known: dict[tuple[Any, type[Any]], type[Any]] = {}

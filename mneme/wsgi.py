@@ -8,14 +8,11 @@ namespace of a request holds until its last byte. Nothing is buffered.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context, copy_context
 from datetime import timedelta
-from http import HTTPStatus
 from threading import get_ident
-from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from mneme import context
 from mneme._core.core import core_of
@@ -24,17 +21,22 @@ from mneme._core.http.exchange import (
     Forward,
     Refused,
     cache_status,
-    forward_of,
     hit_fields,
     is_objected_to,
 )
-from mneme._core.http.gateway import (
-    Gateway,
-    Outcome,
-    check_namespace_setting,
-    log_failure,
-    namespace_for,
+from mneme._core.http.gateway import Gateway, Outcome
+from mneme._core.http.iterables import (
+    FILES,
+    App,
+    Environ,
+    Passed,
+    StartResponse,
+    Steps,
+    Tee,
+    status_line,
+    telling,
 )
+from mneme._core.http.namespaces import check_namespace_setting, log_failure, namespace_for
 from mneme._core.http.recorded import Followed, Recorded
 from mneme._core.http.responses import StoredResponse
 from mneme._core.http.routes import Extractor, Route
@@ -44,20 +46,10 @@ from mneme.records import Hit
 
 __all__ = ["NamespaceMiddleware", "SemanticCacheMiddleware"]
 
-Environ: TypeAlias = dict[str, Any]
-Headers: TypeAlias = list[tuple[str, str]]
-ExcInfo: TypeAlias = (
-    tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
-)
-Write: TypeAlias = Callable[[bytes], object]
-StartResponse: TypeAlias = Callable[..., Write]
-App: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
 Namespace: TypeAlias = str | Callable[[Environ], str | None]
 
 MARK = "mneme.cache"
 """In an environ whose request some cache further out has taken on."""
-
-FILES = "wsgi.file_wrapper"
 
 
 class SemanticCacheMiddleware:
@@ -81,6 +73,7 @@ class SemanticCacheMiddleware:
         by_host: bool = True,
         max_request_bytes: int = 1_048_576,
         max_response_bytes: int | None = None,
+        debug: bool = False,
     ) -> None:
         """
         Args:
@@ -98,6 +91,8 @@ class SemanticCacheMiddleware:
             by_host: whether requests to different hosts have different answers.
             max_request_bytes: bodies over this pass by the cache.
             max_response_bytes: bodies over this are not stored; None: the cache's limit.
+            debug: True: ``Cache-Status`` tells keys, similarities and reasons, which speak of
+                other people's questions.
 
         Raises:
             ValueError: a setting that makes no sense; the message names it.
@@ -122,6 +117,7 @@ class SemanticCacheMiddleware:
             by_host=by_host,
             max_request_bytes=max_request_bytes,
             max_response_bytes=max_response_bytes,
+            debug=debug,
         )
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -139,7 +135,7 @@ class SemanticCacheMiddleware:
         if isinstance(found, Route) and why is None:
             return self._answer(found, within, environ, start_response)
         told = "bypass" if isinstance(found, Route) else found
-        return _run(within, self.app, environ, _telling(told, start_response))
+        return _run(within, self.app, environ, telling(cache_status(told), start_response))
 
     def _answer(
         self,
@@ -149,6 +145,7 @@ class SemanticCacheMiddleware:
         start_response: StartResponse,
     ) -> Iterable[bytes]:
         """The stored answer, or the application's, with a recording beside."""
+        gateway = self._gateway
         # An empty context is falsy.
         within = copy_context() if within is None else within
         outcome: Outcome
@@ -168,13 +165,14 @@ class SemanticCacheMiddleware:
             )
             outcome = within.run(drive, asked)
         if isinstance(outcome, Hit | Refused):
-            return _send_hit(outcome, start_response, is_head=environ["REQUEST_METHOD"] == "HEAD")
+            is_head = environ["REQUEST_METHOD"] == "HEAD"
+            return _send_hit(outcome, start_response, is_head=is_head, debug=gateway.debug)
         if isinstance(outcome, Recorded):
-            tee = _Tee(self._gateway, self._port, outcome, within)
+            tee = Tee(self._gateway, self._port, outcome, within)
             return tee.answer(self.app, environ, start_response)
         if isinstance(outcome, Followed):
-            return _Passed(self._gateway, self._port, outcome, start_response)
-        return _run(within, self.app, environ, _telling(outcome, start_response))
+            return Passed(self._gateway, self._port, outcome, start_response)
+        return _run(within, self.app, environ, telling(cache_status(outcome), start_response))
 
 
 class NamespaceMiddleware:
@@ -207,173 +205,6 @@ class NamespaceMiddleware:
         return _run(within, self.app, environ, start_response)
 
 
-class _Steps:
-    """An application's iterable: each of its steps, and its close, in one context."""
-
-    def __init__(self, within: Context, body: Iterable[bytes]) -> None:
-        self._within = within
-        self._body = body
-        self._steps: Iterator[bytes] | None = None
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        if self._steps is None:
-            self._steps = self._within.run(iter, self._body)
-        return self._within.run(next, self._steps)
-
-    def close(self) -> None:
-        close = getattr(self._body, "close", None)
-        if close is not None:
-            self._within.run(close)
-
-
-class _Tee:
-    """What an application answers, on its way out, with a recording beside."""
-
-    def __init__(
-        self, gateway: Gateway, port: BlockingPort, recorded: Recorded, within: Context
-    ) -> None:
-        self.recorded = recorded
-        self._gateway = gateway
-        self._port = port
-        self._within = within
-        self._file: object = None
-        self._leading = recorded.leading()
-
-    def answer(self, app: App, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        seen = {key: value for key, value in environ.items() if key != "HTTP_ACCEPT_ENCODING"}
-        if FILES in seen:
-            seen[FILES] = self._wrapping(seen[FILES])
-        self._within.run(self._leading.__enter__)
-        try:
-            body = self._within.run(app, seen, self._starting(start_response))
-        except BaseException as exc:
-            self.end(exc)
-            raise
-        if body is self._file:
-            # The server may have a faster way with its own files than to iterate over them.
-            self.end()
-            return body
-        return _TeedSteps(self, self._within, body)
-
-    def keep(self) -> None:
-        """Store what was recorded, now that it has gone out."""
-        self._within.run(drive, self._gateway.keep(self._port, self.recorded))
-
-    def end(self, exc: BaseException | None = None) -> None:
-        """Nothing more will come; an answer that has not ended by now has broken off."""
-        if exc is not None:
-            self.recorded.drop()
-        with suppress(Exception):
-            self._within.run(self._leading.__exit__, None if exc is None else type(exc), exc, None)
-
-    def _starting(self, start_response: StartResponse) -> StartResponse:
-        telling = _telling(forward_of(self.recorded.miss), start_response)
-
-        def start(status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
-            number = int(status[:3]) if status[:3].isdigit() else 0
-            self.recorded.start(number, headers, now=self._gateway.core.clock())
-            if exc_info is None:
-                write = telling(status, headers)
-            else:
-                self.recorded.drop()
-                write = telling(status, headers, exc_info)
-
-            def recorded_write(chunk: bytes) -> object:
-                self.recorded.add(chunk)
-                return write(chunk)
-
-            return recorded_write
-
-        return start
-
-    def _wrapping(self, wrapper: Callable[..., Any]) -> Callable[..., Any]:
-        def wrap(*args: Any) -> Any:
-            self.recorded.drop()
-            self._file = wrapper(*args)
-            return self._file
-
-        return wrap
-
-
-class _TeedSteps(_Steps):
-    """An application's iterable whose chunks are recorded as they go out."""
-
-    def __init__(self, tee: _Tee, within: Context, body: Iterable[bytes]) -> None:
-        super().__init__(within, body)
-        self._tee = tee
-        self._is_over = False
-
-    def __next__(self) -> bytes:
-        try:
-            chunk = super().__next__()
-        except StopIteration:
-            # The server asks for more, so it has sent all there was. In `close` it would be
-            # known as well, but test clients often leave that out.
-            if not self._is_over:
-                self._is_over = True
-                self._tee.keep()
-                self._tee.end()
-            raise
-        except BaseException as exc:
-            self._is_over = True
-            self._tee.end(exc)
-            raise
-        self._tee.recorded.add(chunk)
-        return chunk
-
-    def close(self) -> None:
-        if not self._is_over:
-            self._tee.recorded.drop()
-            self._go_on_for_followers()
-            self._is_over = True
-            self._tee.end()
-        super().close()
-
-    def _go_on_for_followers(self) -> None:
-        # The client has left. This thread is the only one in which the application can go on.
-        with suppress(Exception):
-            while self._tee.recorded.has_followers and not self._is_over:
-                next(self, None)
-
-    def __del__(self) -> None:
-        # A server that closes nothing must not leave others waiting.
-        if not self._is_over:
-            self._tee.recorded.cut()
-
-
-class _Passed:
-    """Another request's answer, as it comes."""
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        port: BlockingPort,
-        followed: Followed,
-        start_response: StartResponse,
-    ) -> None:
-        self._gateway = gateway
-        self._port = port
-        self._followed = followed
-        start_response(_status_line(followed.status), list(followed.headers))
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        chunk = drive(self._gateway.next_chunk(self._port, self._followed))
-        if chunk is None:
-            raise StopIteration
-        return chunk
-
-    def close(self) -> None:
-        self._followed.leave()
-
-    __del__ = close
-
-
 def _opened(
     namespace: Namespace | None, environ: Environ
 ) -> tuple[Context | None, Exception | None]:
@@ -402,7 +233,7 @@ def _run(
     files = environ.get(FILES)
     if isinstance(files, type) and isinstance(body, files):
         return body
-    return _Steps(within, body)
+    return Steps(within, body)
 
 
 def _refuse_async(namespace: object) -> None:
@@ -413,26 +244,9 @@ def _refuse_async(namespace: object) -> None:
         )
 
 
-def _telling(why: Forward, start_response: StartResponse) -> StartResponse:
-    """`start_response`, with the cache's word on why it did not answer."""
-
-    def start(status: str, headers: Headers, *exc_info: Any) -> Write:
-        # The list belongs to the application.
-        return start_response(status, [*headers, ("Cache-Status", cache_status(why))], *exc_info)
-
-    return start
-
-
 def _send_hit(
-    hit: Hit | Refused, start_response: StartResponse, *, is_head: bool
+    hit: Hit | Refused, start_response: StartResponse, *, is_head: bool, debug: bool
 ) -> Iterable[bytes]:
     response: StoredResponse = hit.response
-    start_response(_status_line(response.status), [*response.headers, *hit_fields(hit)])
+    start_response(status_line(response.status), [*response.headers, *hit_fields(hit, debug=debug)])
     return [] if is_head else list(response.chunks)
-
-
-def _status_line(status: int) -> str:
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return f"{status} Stored"

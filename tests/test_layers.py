@@ -51,7 +51,15 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "prompts": (("prompts",), ("words", "pure")),
 }
 LAYERS["calls"] = (
-    ("_core.calls", "_core.http.gateway", "_core.http.fetching"),
+    (
+        "_core.calls",
+        "_core.http.fetching",
+        "_core.http.gateway",
+        "_core.http.incoming",
+        "_core.http.iterables",
+        "_core.http.namespaces",
+        "_core.http.questions",
+    ),
     tuple(LAYERS),
 )
 LAYERS["cache"] = (("cache", "_core.face"), tuple(LAYERS))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from mneme._core.freshness import freshness
+from mneme._core.freshness import Limits, freshness
 from mneme._core.learned.policy import Decision
 from mneme.records import Candidate, Entry, Hit, LabelSource, Layer, MissReason, Verdict
 from mneme.types import Codec, Confidence, Guard, Validator
@@ -28,7 +28,7 @@ class Unusable(Exception):
 @dataclass(frozen=True, slots=True)
 class Rules:
     """
-    What a candidate must pass: cosine, guards, validator and confidence.
+    What a candidate must pass: cosine, guards, validator, confidence, the asker's limits.
 
     A rule that raises refuses the candidate: a lookup is never worse than no cache.
     """
@@ -37,6 +37,7 @@ class Rules:
     guards: tuple[Guard, ...] = ()
     validator: Validator | None = None
     confidence_fn: Confidence | None = None
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +158,18 @@ def as_hit(
     A stale entry gives a hit with ``ttl_seconds`` of zero or less: the caller decides.
 
     Raises:
-        Unusable: expired, undecodable, refused by the validator, or not confident enough.
+        Unusable: expired, too old for the asker, undecodable, refused by the validator, or
+            not confident enough.
     """
     expires_at = entry.expires_at
     if expires_at is not None and freshness(now, expires_at, entry.dies_at) == "expired":
         raise Unusable("expired")
+    age = now - entry.created_at
+    if age < 0.0:
+        age = 0.0
+    left = None if expires_at is None else expires_at - now
+    if rules.limits is not None and not rules.limits.allow(age, left):
+        raise Unusable("too_old", f"{age:.0f} s old")
     response = _decoded(codec, entry)
     if rules.validator is not None:
         try:
@@ -170,9 +178,6 @@ def as_hit(
             raise Unusable("invalid", _text_of(exc)) from exc
         if not is_valid:
             raise Unusable("invalid")
-    age = now - entry.created_at
-    if age < 0.0:
-        age = 0.0
     metadata = {} if entry.metadata == "{}" else json.loads(entry.metadata)
     confidence = similarity
     if rules.confidence_fn is not None:
@@ -182,8 +187,7 @@ def as_hit(
             raise Unusable("low_confidence", _text_of(exc)) from exc
         if math.isnan(confidence) or confidence < rules.threshold:
             raise Unusable("low_confidence", f"confidence {confidence:.4f}")
-    # What is left of its time, and a frozen dataclass filled at the price of a plain one.
-    left = None if expires_at is None else expires_at - now
+    # A frozen dataclass, filled at the price of a plain one.
     hit: Any = _Unfrozen(
         response, similarity, confidence, age, layer, entry.namespace, metadata, entry.prompt, left
     )

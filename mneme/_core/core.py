@@ -110,9 +110,9 @@ class Core(Keeper):
         tightening = self.judges.of(ask).tightening
         if tightening is not None:
             threshold = max(threshold, tightening.threshold)
-        if threshold == self.rules.threshold:
+        if threshold == self.rules.threshold and ask.limits is None:
             return self.rules
-        return replace(self.rules, threshold=threshold)
+        return replace(self.rules, threshold=threshold, limits=ask.limits)
 
     def near(self, partition: Partition, vector: Vector) -> tuple[Candidate, ...]:
         """The nearest live entries of `partition`, best first."""
@@ -127,7 +127,8 @@ class Core(Keeper):
             if record is None:
                 return self._recall_alias(ask) if len(self.aliases) and not stale else None
         entry = record.entry
-        rules = self.rules if ask.threshold is None else self.rules_for(ask)
+        is_plain = ask.threshold is None and ask.limits is None
+        rules = self.rules if is_plain else self.rules_for(ask)
         try:
             hit = as_hit(entry, 1.0, "exact", rules, now=self.clock(), codec=ask.codec)
         except Unusable as refused:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-__all__ = ["Freshness", "as_seconds", "deadlines", "freshness"]
+__all__ = ["Freshness", "Limits", "as_seconds", "deadlines", "freshness"]
 
 Freshness = Literal["fresh", "stale", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How old an answer may be for one asker, and how long it must still be good; seconds."""
+
+    max_age: float = math.inf
+    min_left: float = 0.0
+
+    def allow(self, age: float, left: float | None) -> bool:
+        """Whether an answer of this `age` will do, with so much `left`; None: without end."""
+        return age <= self.max_age and (left is None or left >= self.min_left)
 
 
 def as_seconds(value: float | timedelta | None, name: str) -> float | None:

@@ -38,6 +38,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from hashlib import blake2b
 from typing import Any
 
+from mneme._core.freshness import Limits
 from mneme.records import Key, MissReason, Partition
 from mneme.types import Codec, Normalizer, Rewrite
 
@@ -105,8 +106,8 @@ class Ask:
     prompt is only worth its microseconds when the raw prompt was not found.
     """
 
-    __slots__ = ("_key", "codec", "counts", "judge", "namespace", "normalize", "partition",
-                 "prompt", "rewriting", "semantic", "threshold")  # fmt: skip
+    __slots__ = ("_key", "codec", "counts", "judge", "limits", "namespace", "normalize",
+                 "partition", "prompt", "rewriting", "semantic", "threshold")  # fmt: skip
 
     def __init__(
         self,
@@ -122,6 +123,7 @@ class Ask:
     ) -> None:
         self.judge = judge
         self.rewriting: Rewriting | None = None
+        self.limits: Limits | None = None
         self.namespace = namespace
         self.partition = partition
         self.prompt = prompt

@@ -216,7 +216,8 @@ def test_item_11_19_22_some_requests_pass_by_the_cache(name: str, value: str) ->
     [
         ((("cache-control", "no-cache"),), True),
         ((("cache-control", "max-age=0"),), True),
-        ((("cache-control", "min-fresh=5"),), True),
+        ((("cache-control", "max-age=x"),), True),
+        ((("cache-control", "max-age=5, min-fresh=5"),), False),
         ((("pragma", "no-cache"),), True),
         ((("cache-control", "max-stale"), ("pragma", "no-cache")), False),
         ((("cache-control", "no-transform"),), False),

@@ -48,12 +48,33 @@ def test_item_32_a_miss_a_hit_and_a_rewording(way: Way, up: Upstream, cache: Any
             first = await client.post(json=ASKED)
             again = await client.post(json=ASKED)
             other = await client.post(json=REWORDED)
-        assert first.headers["cache-status"] == "mneme; fwd=miss"
+        assert first.headers["cache-status"] == "mneme; fwd=miss; stored"
         assert again.headers["cache-status"] == "mneme; hit; detail=exact"
         assert other.headers["cache-status"] == "mneme; hit; detail=semantic"
         assert first.json() == again.json() == other.json()
         assert again.headers["age"] == "0"
         assert up.calls.value == 1
+
+    way.world.run(scenario)
+
+
+def test_item_21_a_miss_tells_that_its_answer_is_stored_where_that_is_known(
+    way: Way, up: Upstream, cache: Any
+) -> None:
+    """A value is read whole first; the head of a stream is there before its end."""
+
+    async def scenario() -> None:
+        async with way.client(up.url, cache, debug=True) as client:
+            value = await client.post(json=ASKED)
+            stream = await client.post(json={**asked("where is a bakery"), "stream": True})
+            again = await client.post(json=ASKED)
+            up.status = 500
+            failed = await client.post(json=asked("another one"))
+        said = [one.headers["cache-status"] for one in (value, stream, again, failed)]
+        starts = ("mneme; fwd=miss; stored; key=", "mneme; fwd=miss; key=", "mneme; hit; key=")
+        assert all(one.startswith(start) for one, start in zip(said, starts, strict=False))
+        assert "stored" not in said[3]
+        assert cache.stats().entries == 2
 
     way.world.run(scenario)
 
@@ -436,7 +457,7 @@ def test_item_32_of_two_caches_in_one_stack_the_inner_one_passes(up: Upstream, c
         inner = SemanticCacheTransport(cache=cache)
         async with WAYS[0].client(up.url, cache, inner) as client:
             answer = await client.post(json=ASKED)
-            assert answer.headers["cache-status"] == "mneme; fwd=miss"
+            assert answer.headers["cache-status"] == "mneme; fwd=miss; stored"
         assert cache.stats().entries == 1
 
     WAYS[0].world.run(scenario)

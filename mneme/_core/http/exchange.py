@@ -8,16 +8,26 @@ by which a client, and the application behind it, say what they want.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mneme._core.http.fields import Fields, directives, listed, tells_who, values_of
+from mneme._core.freshness import Limits
+from mneme._core.http.fields import (
+    Fields,
+    directives,
+    listed,
+    seconds,
+    tells_one,
+    tells_who,
+    values_of,
+)
 from mneme._core.http.form import Form
 from mneme._core.http.request import NotJSON, Request, credentials
 from mneme._core.http.responses import StoredResponse
 from mneme._core.http.routes import Route
-from mneme._core.keys import partition_of
+from mneme._core.keys import key_of, normalize, partition_of
 from mneme._core.messages import Asked
 from mneme.records import Hit, Miss, Partition
 
@@ -32,13 +42,16 @@ __all__ = [
     "forward_of",
     "hit_fields",
     "is_objected_to",
+    "is_of_one",
+    "limits_of",
+    "miss_status",
     "question",
     "says",
     "unkeyed",
     "wants_fresh",
 ]
 
-Forward = Literal["bypass", "method", "miss", "request", "stale"]
+Forward = Literal["bypass", "method", "miss", "request", "stale", "vary-miss"]
 """Why a request went to the application (RFC 9211 §2.2)."""
 
 KEYED = ("accept", "accept-language", "content-type", "origin")
@@ -72,11 +85,13 @@ LEFT_ALONE = ("no-store",)
 
 # "The no-cache request directive indicates that the client prefers a stored response not be
 # used to satisfy the request without successful validation on the origin server" (§5.2.1.4).
+ANSWERED_ANEW = "no-cache"
+
 # "The max-age request directive indicates that the client prefers a response whose age is less
 # than or equal to the specified number of seconds" (§5.2.1.1); "The min-fresh request directive
 # indicates that the client prefers a response whose freshness lifetime is no less than its
-# current age plus the specified time in seconds" (§5.2.1.3): both read at their strictest.
-ANSWERED_ANEW = ("no-cache", "max-age", "min-fresh")
+# current age plus the specified time in seconds" (§5.2.1.3).
+MAX_AGE, MIN_FRESH = "max-age", "min-fresh"
 
 # "The no-transform request directive indicates that the client is asking for intermediaries to
 # avoid transforming the content" (§5.2.1.6): no conversion between stream and value.
@@ -121,7 +136,22 @@ def wants_fresh(headers: Fields, *, heeds_client: bool = True) -> bool:
         # no-cache' were present" (RFC 7234 §5.4, which RFC 9111 §5.4 deprecates).
         return any(name == "pragma" and "no-cache" in value.lower() for name, value in headers)
     said = _directives(headers)
-    return said is None or not said.keys().isdisjoint(ANSWERED_ANEW)
+    if said is None or ANSWERED_ANEW in said:
+        return True
+    spans = {name: seconds(said[name]) for name in (MAX_AGE, MIN_FRESH) if name in said}
+    # A reload says `max-age=0`, and means it whatever the clock's grain.
+    return None in spans.values() or spans.get(MAX_AGE) == 0
+
+
+def limits_of(headers: Fields, *, heeds_client: bool = True) -> Limits | None:
+    """How old an answer the client takes, and how long it must still be good; None: any."""
+    if not heeds_client:
+        return None
+    said = _directives(headers) or {}
+    oldest, left = seconds(said.get(MAX_AGE)), seconds(said.get(MIN_FRESH))
+    if oldest is None and left is None:
+        return None
+    return Limits(math.inf if oldest is None else oldest, left or 0.0)
 
 
 def says(headers: Fields, directive: str, *, heeds_client: bool = True) -> bool:
@@ -212,6 +242,13 @@ def unkeyed(
     )
 
 
+def is_of_one(request: Request, route: Route) -> bool:
+    """Whether the digest of this request keeps its answers for one requester alone."""
+    return not route.shared and (
+        bool(request.caller) or any(tells_one(name) for name, _ in request.headers)
+    )
+
+
 def _asked(prompt: str, request: Request) -> Asked:
     """
     The rest of a request of which only the prompt is known.
@@ -249,8 +286,12 @@ def _without(value: Any, prompt: str, places: list[object]) -> Any:
 
 def forward_of(miss: Miss) -> Forward:
     """Why a request that missed goes to the application."""
-    if miss.reason in ("bypass", "refresh"):
-        return "bypass" if miss.reason == "bypass" else "request"
+    if miss.reason == "bypass":
+        return "bypass"
+    # "The cache was able to select a fresh response for the request, but the request's
+    # semantics (...) did not allow its use" (RFC 9211 §2.2).
+    if miss.reason in ("refresh", "too_old"):
+        return "request"
     return "stale" if miss.reason in ("stale", "expired") else "miss"
 
 
@@ -258,31 +299,51 @@ def forward_of(miss: Miss) -> Forward:
 class Refused:
     """What a client gets who wants a stored answer or none, where there is none."""
 
-    response = StoredResponse(504, (("content-length", "0"),), ())
+    # A type, because a WSGI checker wants one for whatever may have a body.
+    response = StoredResponse(504, (("content-type", "text/plain"), ("content-length", "0")), ())
 
 
-def cache_status(outcome: Hit | Refused | Forward) -> str:
+def cache_status(outcome: Hit | Refused | Forward, *, debug: bool = False) -> str:
     """
     The member that mneme appends to ``Cache-Status``.
 
     ``hit`` "indicates that the request was satisfied by the cache; that is, it was not
     forwarded, and the response was obtained from the cache" (RFC 9211 §2.1), ``fwd`` "indicates
     that the request went forward towards the origin" and why (§2.2), ``ttl`` "the response's
-    remaining freshness lifetime" in seconds (§2.4). Neither key nor similarity is told: they
-    speak of other people's questions. A miss does not say ``stored``: that is only known when
-    the body has ended, long after the header.
+    remaining freshness lifetime" in seconds (§2.4). Key and similarity speak of other people's
+    questions, so they are told to who debugs alone.
     """
     if isinstance(outcome, Refused):
         return f"mneme; detail={ANSWERED_OR_REFUSED}"
     if not isinstance(outcome, Hit):
         return f"mneme; fwd={outcome}"
     ttl = "" if outcome.ttl_seconds is None else f" ttl={int(outcome.ttl_seconds)};"
-    return f"mneme; hit;{ttl} detail={outcome.layer}"
+    if not debug:
+        return f"mneme; hit;{ttl} detail={outcome.layer}"
+    key = key_of(normalize(outcome.prompt)).hex()
+    detail = f"{outcome.layer}, similarity {outcome.similarity:.4f}"
+    return f'mneme; hit;{ttl} key="{key}"; detail="{detail}"'
 
 
-def hit_fields(outcome: Hit | Refused) -> Fields:
+def miss_status(miss: Miss, forward: Forward, *, is_stored: bool, debug: bool) -> str:
+    """
+    The same for a request that missed.
+
+    ``stored`` "indicates whether the cache stored the response" (RFC 9211 §2.5): a middleware
+    learns that when the body has ended, long after the header; a transport that has read the
+    whole body knows.
+    """
+    said = cache_status(forward) + ("; stored" if is_stored else "")
+    if not debug:
+        return said
+    near = miss.nearest_similarity
+    detail = miss.reason if near is None else f"{miss.reason}, similarity {near:.4f}"
+    return f'{said}; key="{key_of(normalize(miss.ask.prompt)).hex()}"; detail="{detail}"'
+
+
+def hit_fields(outcome: Hit | Refused, *, debug: bool = False) -> Fields:
     """The fields that a hit has beside those stored: its age and where it came from."""
-    told = ("cache-status", cache_status(outcome))
+    told = ("cache-status", cache_status(outcome, debug=debug))
     if isinstance(outcome, Refused):
         return (told,)
     # "The 'Age' response header field conveys the sender's estimate of the time since the

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 __all__ = ["Fields", "directives", "is_personal", "is_streamed", "listed", "replayable",
-           "tells_who", "values_of", "without_way"]  # fmt: skip
+           "seconds", "tells_one", "tells_who", "values_of", "without_way"]  # fmt: skip
 
 Fields: TypeAlias = tuple[tuple[str, str], ...]
 """Header fields in their order, duplicates kept; values as Latin-1 text."""
@@ -20,6 +20,10 @@ _TELLING = frozenset((
     "email", "identity", "idtoken", "jwt", "key", "login", "oidc", "org", "organization", "passwd",
     "password", "principal", "saml", "secret", "session", "sessionid", "sid", "signature", "team",
     "tenant", "token", "uid", "user", "userid", "userinfo", "username", "usertoken", "workspace",
+))  # fmt: skip
+# Of these there may be many people.
+_OF_MANY = frozenset((
+    "account", "customer", "org", "organization", "team", "tenant", "workspace",
 ))  # fmt: skip
 # In these names such a part says nothing about the caller. An idempotency key differs on each
 # call, and clients send it with every POST.
@@ -119,6 +123,11 @@ def tells_who(name: str) -> bool:
     return name not in _INNOCENT and not _TELLING.isdisjoint(_SEPARATORS.split(name))
 
 
+def tells_one(name: str) -> bool:
+    """As `tells_who`, and not merely of what group the caller is."""
+    return name not in _INNOCENT and not (_TELLING - _OF_MANY).isdisjoint(_SEPARATORS.split(name))
+
+
 _DIRECTIVE = re.compile(
     r'\s*(?:(?P<name>[^\s,="]+)(?:\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s,"]*)))?)?'
     r"\s*(?:,|$)"
@@ -144,3 +153,10 @@ def directives(values: list[str]) -> Mapping[str, str | None] | None:
             value = one["quoted"] if one["quoted"] is not None else one["bare"]
             found.setdefault(one["name"].lower(), value)
     return found
+
+
+def seconds(value: str | None) -> float | None:
+    """A directive's span; None where there is none, or where it cannot be read."""
+    if value is None or not (value.isascii() and value.isdigit() and len(value) < 16):
+        return None
+    return float(value)

@@ -7,12 +7,8 @@ Nothing here may turn a request that the application would answer into an error.
 
 from __future__ import annotations
 
-import inspect
-import logging
-import marshal
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -26,48 +22,31 @@ from mneme._core.http.exchange import (
     Forward,
     Refused,
     forward_of,
-    question,
+    is_of_one,
+    limits_of,
     says,
     unkeyed,
     wants_fresh,
 )
+from mneme._core.http.known import Known, Varying, fingerprint_of
+from mneme._core.http.namespaces import Namespace, check_namespace_setting
+from mneme._core.http.questions import Questions
 from mneme._core.http.recorded import Followed, Recorded
 from mneme._core.http.recording import Recording
 from mneme._core.http.relay import Lead, Relay
 from mneme._core.http.request import Request
-from mneme._core.http.responses import ResponseCodec, StoredResponse, has_other_form
-from mneme._core.http.rewriting import alone, turns
+from mneme._core.http.responses import StoredResponse, has_other_form
 from mneme._core.http.routes import Route, Routes
 from mneme._core.keys import (
     Ask,
     NoStableForm,
-    Rewriting,
     Unaskable,
-    check_namespace,
-    digest,
-    partition_of,
 )
 from mneme._core.settings import check_count
 from mneme.errors import NamespaceRequiredError, StoreBackendError
-from mneme.records import Hit, Miss, Terms
+from mneme.records import Hit, Identity, Miss, Terms
 
-__all__ = ["Gateway", "Namespace", "Outcome", "check_namespace_setting", "log_failure",
-           "namespace_for", "opened"]  # fmt: skip
-
-log = logging.getLogger("mneme")
-
-Namespace = str | Callable[[Any], Any] | None
-"""A namespace, or who tells it from an ASGI scope or a WSGI environ."""
-
-MAX_LEARNED_FIELDS = 16
-NONE: frozenset[str] = frozenset()
-
-PURE = ("mneme.prompts",)
-"""Where extractors come from that look at nothing but their request."""
-
-MAX_REMEMBERED = 1_024
-MAX_REMEMBERED_PROMPT = 4_096
-"""Questions that are known by the bytes of their request: so many, of so many characters."""
+__all__ = ["Gateway", "Outcome"]
 
 
 class Port(flow.Port, Protocol):
@@ -82,58 +61,6 @@ class Port(flow.Port, Protocol):
 
 NOT_RECORDED = ("bypass", "embedder_failed")
 """Misses that are not filled: an embedder that is down would be waited for a second time."""
-
-
-async def namespace_for(namespace: Namespace, where: Any) -> str | None:
-    """
-    The namespace of the request at `where`; None if none is configured.
-
-    Raises:
-        NamespaceRequiredError: the resolver gave none. What is cached for others must not be
-            seen, and nothing be stored where others see it.
-        Exception: whatever the resolver raises, or a name that is none.
-    """
-    if not callable(namespace):
-        return namespace
-    name = namespace(where)
-    if inspect.isawaitable(name):
-        name = await name
-    if name is None:
-        raise NamespaceRequiredError(
-            "the resolver gave no namespace for a request. The cache was left out of it. "
-            "Return a name for every request that is to be cached."
-        )
-    return check_namespace(name)
-
-
-async def opened(around: ExitStack, namespace: Namespace, where: Any) -> Exception | None:
-    """Open the request's namespace; where that fails, bypass every cache and say why."""
-    try:
-        name = await namespace_for(namespace, where)
-    except Exception as exc:
-        around.enter_context(context.bypass())
-        return exc
-    if name is not None:
-        around.enter_context(context.namespace(name))
-    return None
-
-
-def check_namespace_setting(namespace: Namespace) -> None:
-    """
-    Nothing, if `namespace` is a name or a resolver.
-
-    Raises:
-        TypeError, ValueError: it is neither, or no good name.
-    """
-    if not callable(namespace):
-        check_namespace(namespace)
-
-
-def log_failure(why: Exception) -> None:
-    """For requests without a namespace where there is no cache that could count them."""
-    # None is how a resolver says that a request (a health check, a login) has no tenant.
-    level = logging.DEBUG if isinstance(why, NamespaceRequiredError) else logging.WARNING
-    log.log(level, "the namespace resolver failed, going on without any cache: %s", why)
 
 
 Outcome: TypeAlias = Hit | Recorded | Followed | Refused | Forward
@@ -160,6 +87,7 @@ class Gateway:
         by_host: bool,
         max_request_bytes: int,
         max_response_bytes: int | None,
+        debug: bool,
     ) -> None:
         """
         Raises:
@@ -174,12 +102,11 @@ class Gateway:
         self.namespace = namespace
         self._max_request_bytes = check_count(max_request_bytes, "max_request_bytes")
         self._max_response_bytes = limit
-        self._by_host = by_host
+        self._questions = Questions(core, by_host=by_host)
         self._routes = Routes(routes, ttl=ttl, threshold=threshold, shared=shared)
-        self._known: dict[bytes, _Known] = {}
-        # Grows to what the responses of a route have named, and is lost with the process:
-        # then the first response names it again. Assigned whole, so it needs no lock.
-        self._learned: dict[Route, frozenset[str]] = {}
+        self._known = Known()
+        self._varying = Varying()
+        self.debug = debug
 
     def find(self, method: str, path: str) -> Route | Forward | None:
         """The route, why not, or None for a path that is not the cache's affair."""
@@ -201,27 +128,20 @@ class Gateway:
         self.core.tally.failed_open(part, name, why, self.core.clock())
 
     def fingerprint(self, route: Route, *parts: Any) -> bytes | None:
-        """
-        A digest of the parts of a request as they came, bytes and texts in lists and tuples;
-        None where equal requests may still be different questions.
-        """
-        if getattr(route.extract, "__module__", None) not in PURE:
-            return None
-        # A digest, because the parts hold credentials, which are not kept. The older format
-        # is told by values alone; in the later ones it matters how often each is in use.
-        parts = (id(route), context.current_namespace.get(), *parts)
-        return digest(marshal.dumps(parts, 2))
+        """A digest of the parts of a request; None where it does not say all of the question."""
+        return fingerprint_of(route, context.current_namespace.get(), *parts)
 
     def recall(self, fingerprint: bytes) -> Hit | None:
         """The exact layer's answer to what was asked in just these bytes before, if it has one."""
-        known, core = self._known.get(fingerprint), self.core
-        if known is None or not core.is_open or context.current_mode.get() != "serve":
+        core = self.core
+        ask = self._known.get(fingerprint, self._varying)
+        if ask is None or not core.is_open or context.current_mode.get() != "serve":
             return None
-        if known.fields is not self._learned.get(known.route, NONE) or core.is_behind():
+        if core.is_behind():
             return None
-        hit = core.recall(known.ask)
+        hit = core.recall(ask)
         if hit is not None:
-            core.told(hit, known.ask)
+            core.told(hit, ask)
         return hit
 
     def passed_by(self, why: Literal["bypass", "uncacheable"] = "bypass") -> Forward:
@@ -248,9 +168,10 @@ class Gateway:
         `recall` finds a question that was answered.
         """
         heeds = route.heeds_client
-        fields = self._learned.get(route, NONE)
+        fields = self._varying.fields(route)
         try:
-            ask = self._ask(request, route, fields)
+            ask = self._questions.of(request, route, fields)
+            bare = self._questions.bare(request, route) if fields else None
         except (Unaskable, NoStableForm):
             return self.passed_by("uncacheable")
         except Exception as exc:
@@ -259,30 +180,25 @@ class Gateway:
             return "bypass"
         if ask is None:
             return self.passed_by("uncacheable")
-        asked = _Asked(ask, request, route, fields)
+        asked = _Asked(ask, request, route, fields, bare)
         try:
             if context.current_mode.get() == "serve":
                 if wants_fresh(request.headers, heeds_client=heeds):
                     with context.refresh():
                         return await self._alone(port, asked)
-                if request.method != "HEAD" and not asked.may_refuse:
+                ask.limits = limits_of(request.headers, heeds_client=heeds)
+                if request.method != "HEAD" and not asked.may_refuse and ask.limits is None:
                     found = await self._together(port, asked, place, may_follow)
                     if fingerprint is not None and isinstance(found, Hit):
-                        self._remember(fingerprint, asked)
+                        self._known.add(fingerprint, ask, route, fields)
                     return found
             return await self._alone(port, asked)
         except Exception as exc:
             self.failed("lookup", exc)
             return "bypass"
 
-    def _remember(self, fingerprint: bytes, asked: _Asked) -> None:
-        if len(asked.ask.prompt) <= MAX_REMEMBERED_PROMPT:
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            self._known[fingerprint] = _Known(asked.ask, asked.route, asked.fields)
-
     async def _alone(self, port: Port, asked: _Asked, vector: Any = None) -> Outcome:
-        found = await flow.look(port, asked.ask, vector, also=self._beside(asked.ask))
+        found = await flow.look(port, asked.ask, vector, also=self._questions.beside(asked.ask))
         return self._outcome(asked, found)
 
     async def _together(
@@ -293,7 +209,7 @@ class Gateway:
         if core.judges.of(ask).shadows:
             return await self._alone(port, asked)
         # Chunks are passed on as they come, so only to those who ask for the same form.
-        identity = (self._beside(ask) or ask).identity
+        identity = (self._questions.beside(ask) or ask).identity
         while True:
             if (hit := self._at_hand(ask)) is not None:
                 return hit
@@ -326,7 +242,7 @@ class Gateway:
 
     async def _lead(self, port: Port, asked: _Asked, lead: Lead) -> Outcome:
         try:
-            found = await flow.look(port, asked.ask, also=self._beside(asked.ask))
+            found = await flow.look(port, asked.ask, also=self._questions.beside(asked.ask))
         except Exception:
             lead.cut()
             raise
@@ -400,8 +316,21 @@ class Gateway:
             return Refused()
         if found.reason in NOT_RECORDED or asked.request.method == "HEAD":
             return forward_of(found)
-        recording = Recording(asked.route, max_bytes=self._max_response_bytes)
-        return Recorded(found, asked.request, asked.route, asked.fields, recording, lead)
+        recording = Recording(
+            asked.route, max_bytes=self._max_response_bytes, is_for_one=self._is_of_one(asked)
+        )
+        forward = forward_of(found)
+        if forward == "miss" and asked.bare is not None and self._varying.has(asked.bare):
+            forward = "vary-miss"
+        return Recorded(
+            found, forward, asked.request, asked.route, asked.fields, recording, lead, self.debug
+        )
+
+    def _is_of_one(self, asked: _Asked) -> bool:
+        """Whether none but this requester finds what is stored for him."""
+        route = asked.route
+        has_own = route.private_namespace and asked.ask.namespace != DEFAULT_NAMESPACE
+        return is_of_one(asked.request, route) or (has_own and not route.shared)
 
     async def keep(self, port: Port, recorded: Recorded) -> bool:
         """Store the response that was recorded, if it may be; never an error of the client's."""
@@ -411,9 +340,14 @@ class Gateway:
             response = recorded.recording.finish()
             if response is not None and (miss := self._addressed(recorded)) is not None:
                 ask = miss.ask
-                if (beside := self._beside(ask)) and not has_other_form(response, ask.codec.form):
+                beside = self._questions.beside(ask)
+                if beside and not has_other_form(response, ask.codec.form):
                     miss = replace(miss, ask=beside)
                 is_kept = await flow.fill(port, miss, response, Terms(ttl=self._ttl(recorded)))
+                recorded.is_stored = is_kept
+                if is_kept and self._varying.fields(recorded.route):
+                    bare = self._questions.bare(recorded.request, recorded.route, miss.namespace)
+                    self._varying.note(bare)
         except Exception as exc:
             self.failed("storing of a response", exc)
         finally:
@@ -421,57 +355,16 @@ class Gateway:
                 recorded.lead.land("filled" if is_kept else "failed")
         return is_kept
 
-    def _ask(
-        self, request: Request, route: Route, fields: frozenset[str], namespace: str | None = None
-    ) -> Ask | None:
-        # The one that the shell has opened for this request, or that was open around it.
-        name = self.core.namespace(namespace)
-        found = question(request, route, name, fields=fields, by_host=self._by_host)
-        if found is None:
-            return None
-        ask = self.core.ask(
-            found.prompt,
-            name,
-            partition=found.partition,
-            codec=ResponseCodec(found.form, may_convert=found.may_convert),
-            threshold=route.threshold,
-            semantic=found.semantic,
-        )
-        if route.rewrite is not None and found.semantic and (said := turns(request)) is not None:
-            once = replace(route, rewrite=None)
-
-            def standing_alone(text: str) -> Ask | None:
-                return self._ask(alone(request, text), once, fields, name)
-
-            ask.rewriting = Rewriting(route.rewrite, said, standing_alone)
-        return ask
-
-    def _beside(self, ask: Ask) -> Ask | None:
-        """The same question where answers are kept that have no form but the one asked for."""
-        codec = ask.codec
-        if not isinstance(codec, ResponseCodec) or codec.form is None:
-            return None
-        return self.core.ask(
-            ask.prompt,
-            ask.namespace,
-            partition=partition_of(ask.namespace, "form", ask.partition, asdict(codec.form)),
-            codec=codec,
-            threshold=ask.threshold,
-            semantic=ask.semantic,
-        )
-
     def _addressed(self, recorded: Recorded) -> Miss | None:
         """The miss to fill, its question told apart by all that the response varies by."""
         request, route = recorded.request, recorded.route
+        miss: Miss = recorded.miss
         named = unkeyed(recorded.recording.vary, request, route, recorded.fields)
         if not named:
-            return recorded.miss
-        learned = self._learned.get(route, NONE) | named
-        if len(learned) > MAX_LEARNED_FIELDS:
-            return None
-        self._learned[route] = learned
-        ask = self._ask(request, route, learned, recorded.miss.namespace)
-        return None if ask is None else replace(recorded.miss, ask=ask)
+            return miss
+        learned = self._varying.learn(route, named)
+        ask = self._questions.of(request, route, learned, miss.namespace) if learned else None
+        return None if ask is None else replace(miss, ask=ask)
 
     def _ttl(self, recorded: Recorded) -> float | None:
         ttl = as_seconds(recorded.route.ttl, "ttl")
@@ -482,15 +375,6 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """What a request in certain bytes asks, as long as its route knows these fields."""
-
-    ask: Ask
-    route: Route
-    fields: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
 class _Asked:
     """A request, and the question that it asks."""
 
@@ -498,6 +382,8 @@ class _Asked:
     request: Request
     route: Route
     fields: frozenset[str]
+    bare: Identity | None
+    """The question without `fields`, if there are any."""
 
     @property
     def may_refuse(self) -> bool:

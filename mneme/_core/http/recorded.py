@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
-from mneme._core.http.exchange import COLLAPSED, unkeyed
+from mneme._core.http.exchange import COLLAPSED, Forward, miss_status, unkeyed
 from mneme._core.http.fields import Fields, is_streamed, replayable
 from mneme._core.http.recording import Recording
 from mneme._core.http.relay import Head, Lead, Reader, Relay
@@ -26,12 +26,21 @@ class Recorded:
     """
 
     miss: Miss
+    forward: Forward
     request: Request
     route: Route
     fields: frozenset[str]
     recording: Recording
     lead: Lead | None = None
+    debug: bool = False
+    is_stored: bool = False
+    """Whether the response has been stored by now."""
     _is_told: bool = False
+
+    @property
+    def cache_status(self) -> str:
+        """What the response says of the cache, as far as it is known now."""
+        return miss_status(self.miss, self.forward, is_stored=self.is_stored, debug=self.debug)
 
     def start(self, status: int, headers: Iterable[tuple[str, str]], *, now: float) -> None:
         """Begin, or begin again: a response that has not gone out may still be replaced."""

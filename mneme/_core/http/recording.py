@@ -19,6 +19,7 @@ from mneme._core.http.fields import (
     is_personal,
     listed,
     replayable,
+    seconds,
     values_of,
 )
 from mneme._core.http.responses import StoredResponse
@@ -45,8 +46,10 @@ class Recording:
     be able to decode it.
     """
 
-    def __init__(self, route: Route, *, max_bytes: int) -> None:
+    def __init__(self, route: Route, *, max_bytes: int, is_for_one: bool = False) -> None:
+        """`is_for_one`: it is kept where none but this requester finds it."""
         self._route = route
+        self._is_for_one = is_for_one
         own = route.max_response_bytes
         self._room = max_bytes if own is None else min(max_bytes, own)
         self._size = 0
@@ -66,7 +69,7 @@ class Recording:
         self._chunks.clear()
         self._size = 0
         self._decoder = zlib.decompressobj(AUTO) if self.is_coded else None
-        self.is_kept = _is_storable(self._route, status, self.headers)
+        self.is_kept = _is_storable(self._route, status, self.headers, is_for_one=self._is_for_one)
         if self.is_kept:
             self.ttl = _lifetime(self.headers, now)
 
@@ -146,7 +149,7 @@ class Recording:
         return listed(self.headers, "vary")
 
 
-def _is_storable(route: Route, status: int, headers: Fields) -> bool:
+def _is_storable(route: Route, status: int, headers: Fields, *, is_for_one: bool) -> bool:
     """Whether status and fields allow a response to be stored; the body has its own say."""
     content_types = values_of(headers, "content-type")
     if status not in route.statuses or len(content_types) != 1:
@@ -163,10 +166,13 @@ def _is_storable(route: Route, status: int, headers: Fields) -> bool:
     if "cache-control" not in names:
         return True
     # "The no-store response directive indicates that a cache MUST NOT store any part of either
-    # the immediate request or the response" (§5.2.2.5); "The unqualified private response
-    # directive indicates that a shared cache MUST NOT store the response" (§5.2.2.7).
+    # the immediate request or the response" (§5.2.2.5).
     said = directives(values_of(headers, "cache-control"))
-    if said is None or "no-store" in said or "private" in said:
+    if said is None or "no-store" in said:
+        return False
+    # "The unqualified private response directive indicates that a shared cache MUST NOT store
+    # the response (i.e., the response is intended for a single user)" (§5.2.2.7).
+    if "private" in said and not is_for_one:
         return False
     # "The no-cache response directive, in its unqualified form (without an argument), indicates
     # that the response MUST NOT be used to satisfy any other request without forwarding it for
@@ -186,8 +192,7 @@ def _lifetime(headers: Fields, now: float) -> float | None:
     said = directives(values_of(headers, "cache-control")) or {}
     for name in ("s-maxage", "max-age"):
         if name in said:
-            value = said[name] or ""
-            return float(value) if value.isascii() and value.isdigit() and len(value) < 16 else 0.0
+            return seconds(said[name]) or 0.0
     if expires := values_of(headers, "expires"):
         try:
             return max(0.0, parsedate_to_datetime(expires[0]).timestamp() - now)

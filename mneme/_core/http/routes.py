@@ -53,6 +53,9 @@ class Route:
         content_types: media types that are stored; ``*`` stands for any part.
         ignore_no_cache: store in spite of ``Cache-Control: no-cache`` in the response, which
             servers of event streams send by habit.
+        private_namespace: True: the namespace of each request is its requester's own, so that
+            answers with ``Cache-Control: private`` are stored there; never where answers are
+            shared. Where a request has credentials they are stored in any case.
         heeds_client: False: what a request's ``Cache-Control`` and ``Pragma`` say is ignored.
         cache_if: ``(response) -> bool``: whether a whole answer is to be stored. An error in it
             is counted, and stores nothing.
@@ -76,6 +79,7 @@ class Route:
     statuses: tuple[int, ...] = (200,)
     content_types: tuple[str, ...] = CONTENT_TYPES
     ignore_no_cache: bool = False
+    private_namespace: bool = False
     heeds_client: bool = True
     cache_if: Callable[[StoredResponse], bool] | None = None
     rewrite: Rewrite | None = None
