@@ -60,7 +60,7 @@ ROUTES: dict[Any, Any] = {
 }
 TOLD = re.compile(
     r"mneme; (hit; (ttl=\d+; )?detail=(exact|semantic)"
-    r"|fwd=(miss|bypass|request|method|stale)|detail=only-if-cached)"
+    r"|fwd=(miss|vary-miss|bypass|request|method|stale)|detail=only-if-cached)"
 )
 
 
