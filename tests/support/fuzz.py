@@ -79,8 +79,8 @@ class Reply:
 JSON = ("content-type", "application/json")
 
 
-PASSING = ("error", "created", "cookie", "private", "everything", "raises", "late", "odd")
-"""Kinds of answers that must not be stored."""
+PASSING = ("error", "created", "cookie", "everything", "raises", "late", "odd")
+"""Kinds of answers that must not be stored; `private` ones may be, for who asked alone."""
 
 
 def kind_of(path: str) -> str:
