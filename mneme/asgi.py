@@ -182,7 +182,7 @@ class SemanticCacheMiddleware:
             scope["path"],
             scope.get("raw_path"),
             scope.get("query_string"),
-            [(bytes(name), bytes(value)) for name, value in scope["headers"]],
+            scope["headers"],
             body,
             caller_of(scope),
         )
@@ -323,7 +323,9 @@ def _told(start: Message, status: str) -> Message:
 
 async def _send_hit(hit: Hit | Refused, send: Send, *, is_head: bool, debug: bool) -> None:
     response: StoredResponse = hit.response
-    headers = [*_stored_raw(response.headers), *_raw(hit_fields(hit, debug=debug))]
+    headers = _stored_raw(response.headers) + [
+        (name.encode(), value.encode()) for name, value in hit_fields(hit, debug=debug)
+    ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     chunks = () if is_head else response.chunks
     for chunk in chunks[:-1]:

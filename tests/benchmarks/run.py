@@ -13,12 +13,14 @@ import json
 import os
 import platform
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 # Set before numpy is imported: more threads make small products slower and noisier.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import decorator
+import middleware
 from decorator import Row
 
 
@@ -64,16 +66,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().partition("\n")[0])
     parser.add_argument("--json", metavar="FILE", help="write the figures there; - is stdout")
     chosen = parser.parse_args()
-    rows = decorator.measure()
+    rows, http = decorator.measure(), middleware.run()
     if chosen.json is None:
         show(rows)
+        print(middleware.table(http))
         return
-    text = json.dumps({"machine": machine(), "rows": [row.as_dict() for row in rows]}, indent=2)
+    figures = {
+        "machine": machine(),
+        "rows": [row.as_dict() for row in rows],
+        "http": [asdict(row) for row in http],
+    }
+    text = json.dumps(figures, indent=2)
     if chosen.json == "-":
         sys.stdout.write(text + "\n")
     else:
         Path(chosen.json).write_text(text + "\n", encoding="utf-8")
         show(rows)
+        print(middleware.table(http))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from support.asgi import (
     REWORDED,
     ROUTES,
     TEXT,
+    ByHand,
     Counting,
     Message,
     in_bytes,
@@ -431,3 +432,34 @@ async def test_a_name_in_vary_that_is_learned_later_counts_for_known_requests(ca
     await client.post("/ask", {"prompt": "where is a bakery"}, headers=fields)
     assert (await client.post("/ask", ASKED, headers=fields)).layer is None
     assert len(app.asked) == 3
+
+
+async def test_a_known_request_is_not_read_again(
+    cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its answer has but one form, and is kept beside those that have two."""
+    client = mounted(Counting(), cache, routes={"/ask": openai_chat})
+    body = {"model": "m", "messages": [{"role": "user", "content": "how do you do"}]}
+    assert [(await client.post("/ask", body)).layer for _ in "ab"] == [None, "exact"]
+
+    def read(*args: Any, **more: Any) -> None:
+        raise AssertionError("the request was read again")
+
+    monkeypatch.setattr("mneme._core.http.questions.question", read)
+    assert (await client.post("/ask", body)).layer == "exact"
+
+
+async def test_a_server_may_have_lists_of_its_own(cache: Any) -> None:
+    """Fields that no digest can be made of are read each time."""
+
+    class Fields(list[Any]):
+        pass
+
+    inner = SemanticCacheMiddleware(Counting(), cache=cache, routes=ROUTES)
+
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        await inner({**scope, "headers": Fields(scope["headers"])}, receive, send)
+
+    client = ByHand(server)
+    for layer in (None, "exact", "exact"):
+        assert (await client.post("/ask", ASKED)).layer == layer

@@ -134,15 +134,10 @@ class Gateway:
     def recall(self, fingerprint: bytes) -> Hit | None:
         """The exact layer's answer to what was asked in just these bytes before, if it has one."""
         core = self.core
-        ask = self._known.get(fingerprint, self._varying)
-        if ask is None or not core.is_open or context.current_mode.get() != "serve":
+        asks = self._known.get(fingerprint, self._varying)
+        if not asks or not core.is_open or context.current_mode.get() != "serve":
             return None
-        if core.is_behind():
-            return None
-        hit = core.recall(ask)
-        if hit is not None:
-            core.told(hit, ask)
-        return hit
+        return self._at_hand(asks)
 
     def passed_by(self, why: Literal["bypass", "uncacheable"] = "bypass") -> Forward:
         """Tell hooks of a request on a route that is not looked up: not wanted, or no question."""
@@ -190,7 +185,7 @@ class Gateway:
                 if request.method != "HEAD" and not asked.may_refuse and ask.limits is None:
                     found = await self._together(port, asked, place, may_follow)
                     if fingerprint is not None and isinstance(found, Hit):
-                        self._known.add(fingerprint, ask, route, fields)
+                        self._known.add(fingerprint, self._questions.all(ask), route, fields)
                     return found
             return await self._alone(port, asked)
         except Exception as exc:
@@ -209,9 +204,10 @@ class Gateway:
         if core.judges.of(ask).shadows:
             return await self._alone(port, asked)
         # Chunks are passed on as they come, so only to those who ask for the same form.
-        identity = (self._questions.beside(ask) or ask).identity
+        asks = self._questions.all(ask)
+        identity = asks[-1].identity
         while True:
-            if (hit := self._at_hand(ask)) is not None:
+            if (hit := self._at_hand(asks)) is not None:
                 return hit
             relay = Relay(self._max_response_bytes, place)
             flight, leads = core.flights.board(identity, may_wait=port.may_wait, shared=relay)
@@ -228,17 +224,20 @@ class Gateway:
                 vector = flight.found.vector if isinstance(flight.found, Miss) else None
                 return await self._alone(port, asked, vector)
 
-    def _at_hand(self, ask: Ask) -> Hit | None:
+    def _at_hand(self, asks: tuple[Ask, ...]) -> Hit | None:
         """What memory answers at once, so that it needs no flight."""
         core = self.core
         try:
-            if not core.is_open or core.is_behind() or (hit := core.recall(ask)) is None:
+            if not core.is_open or core.is_behind():
                 return None
+            for ask in asks:
+                if (hit := core.recall(ask)) is not None:
+                    core.told(hit, asks[0])
+                    return hit
         except StoreBackendError:
             # The flow tells of it.
-            return None
-        core.told(hit, ask)
-        return hit
+            pass
+        return None
 
     async def _lead(self, port: Port, asked: _Asked, lead: Lead) -> Outcome:
         try:

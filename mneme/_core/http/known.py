@@ -34,7 +34,11 @@ def fingerprint_of(route: Route, namespace: str | None, *parts: Any) -> bytes | 
         return None
     # A digest, because the parts hold credentials, which are not kept. The older format is
     # told by values alone; in the later ones it matters how often each is in use.
-    return digest(marshal.dumps((id(route), namespace, *parts), 2))
+    try:
+        return digest(marshal.dumps((id(route), namespace, *parts), 2))
+    except ValueError:
+        # A server whose lists are of types of its own.
+        return None
 
 
 class Known:
@@ -43,23 +47,26 @@ class Known:
     def __init__(self) -> None:
         self._found: dict[bytes, _Found] = {}
 
-    def add(self, fingerprint: bytes, ask: Ask, route: Route, fields: frozenset[str]) -> None:
-        if len(ask.prompt) <= MAX_KNOWN_PROMPT:
+    def add(
+        self, fingerprint: bytes, asks: tuple[Ask, ...], route: Route, fields: frozenset[str]
+    ) -> None:
+        """`asks` are the question, and the same where answers of one form alone are kept."""
+        if len(asks[0].prompt) <= MAX_KNOWN_PROMPT:
             if len(self._found) >= MAX_KNOWN:
                 self._found.clear()
-            self._found[fingerprint] = _Found(ask, route, fields)
+            self._found[fingerprint] = _Found(asks, route, fields)
 
-    def get(self, fingerprint: bytes, varying: Varying) -> Ask | None:
-        """The question, unless more is known by now of what its route's answers vary by."""
+    def get(self, fingerprint: bytes, varying: Varying) -> tuple[Ask, ...]:
+        """What was added, unless more is known by now of what its route's answers vary by."""
         found = self._found.get(fingerprint)
         if found is None or found.fields is not varying.fields(found.route):
-            return None
-        return found.ask
+            return ()
+        return found.asks
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    ask: Ask
+    asks: tuple[Ask, ...]
     route: Route
     fields: frozenset[str]
 

@@ -55,6 +55,11 @@ class Questions:
             ask.rewriting = Rewriting(route.rewrite, said, standing_alone)
         return ask
 
+    def all(self, ask: Ask) -> tuple[Ask, ...]:
+        """`ask`, and the question beside it if there is one."""
+        beside = self.beside(ask)
+        return (ask,) if beside is None else (ask, beside)
+
     def beside(self, ask: Ask) -> Ask | None:
         """The same question where answers are kept that have no form but the one asked for."""
         codec = ask.codec

@@ -153,10 +153,18 @@ class Routes:
                 self._prefixes.append((path[:-1], ways))
             else:
                 self._exact[path] = ways
+        self._ways = {
+            (method, path): route
+            for path, ways in self._exact.items()
+            for route in reversed(ways)
+            for method in route.allowed
+        }
         self._prefixes.sort(key=lambda pair: -len(pair[0]))
 
     def find(self, method: str, path: str) -> Route | Literal["method"] | None:
         """The route; ``"method"`` for a path that is only open to others; None for no route."""
+        if (route := self._ways.get((method, path))) is not None:
+            return route
         ways = self._exact.get(path)
         if ways is None:
             ways = next((ways for start, ways in self._prefixes if path.startswith(start)), None)
