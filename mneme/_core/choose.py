@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from mneme._core.learned.policy import Decision
 from mneme.records import Candidate, Entry, Hit, LabelSource, Layer, MissReason, Verdict
 from mneme.types import Codec, Confidence, Guard, Validator
 
-__all__ = ["Choice", "Rules", "Trial", "Unusable", "as_hit", "choose"]
+__all__ = ["Choice", "Rules", "Trial", "Unusable", "as_hit", "choose", "refused"]
 
 
 class Unusable(Exception):
@@ -45,8 +45,7 @@ class Trial:
     """
     What a new answer is to be compared with: those of ``candidates``.
 
-    The label is about ``best``; ``served`` says whether it would have been a hit, and
-    ``vetoed`` which guard refused it.
+    The label is about ``best``; ``served`` says whether it would have been a hit.
     """
 
     source: LabelSource
@@ -54,7 +53,6 @@ class Trial:
     best: Candidate | None
     served: bool
     decision: Decision | None = None
-    vetoed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +131,21 @@ def _judge(
     # Written so that a NaN similarity is refused too.
     if not similarity >= rules.threshold:
         raise Unusable("below_threshold")
-    for guard in rules.guards:
+    if (why := refused(asked, candidate, rules.guards)) is not None:
+        raise Unusable("guarded", why)
+    return as_hit(entry, similarity, "semantic", rules, now=now, codec=codec)
+
+
+def refused(asked: str, candidate: Candidate, guards: Iterable[Guard]) -> str | None:
+    """What the first guard that refuses the candidate says; one that raises refuses it."""
+    for guard in guards:
         try:
-            why = guard(asked, entry.prompt)
+            why = guard(asked, candidate.entry.prompt)
         except Exception as exc:
             why = _text_of(exc)
         if why is not None:
-            raise Unusable("guarded", why)
-    return as_hit(entry, similarity, "semantic", rules, now=now, codec=codec)
+            return why
+    return None
 
 
 def as_hit(

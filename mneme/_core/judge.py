@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from mneme._core.choose import Choice, Rules, Trial, choose
+from mneme._core.choose import Choice, Rules, Trial, choose, refused
 from mneme._core.freshness import freshness
 from mneme._core.keys import Ask
 from mneme._core.learned.features import Neighbour
@@ -104,10 +104,8 @@ class Judge:
         learned = self._learned
         if learned is None:
             return choose(ask.prompt, near, rules, now=now, codec=ask.codec)
-        with self._lock:
-            self._meet(learned, near)
-            decision = learned.weigh(ask.spoken, _neighbours(near, now))
-        return self._served(learned, decision, ask, rules, near, now)[0]
+        weighed, best, refusal = self._weighed(learned, ask, rules, near, now)
+        return self._served(weighed, best, refusal, ask, rules, near, now)
 
     def _choose_learned(
         self,
@@ -117,75 +115,75 @@ class Judge:
         near: Sequence[Candidate],
         now: float,
     ) -> Choice:
+        weighed, best, refusal = self._weighed(learned, ask, rules, near, now)
         with self._lock:
-            self._meet(learned, near)
-            decision = learned.decide(ask.spoken, _neighbours(near, now))
-        choice, best, vetoed = self._served(learned, decision, ask, rules, near, now)
-        trial = Trial("miss", tuple(near), best, served=False, decision=decision, vetoed=vetoed)
-        if choice.hit is None:
-            if decision.serve is not None:
-                with self._lock:
-                    learned.withdrawn(decision)
-            return replace(choice, trial=trial)
-        if decision.is_audit or self.shadows:
-            if decision.serve is not None:
-                with self._lock:
-                    learned.withdrawn(decision)
-            reason: MissReason = "shadow" if self.shadows else "audited"
-            source: LabelSource = "shadow" if self.shadows else "audit"
-            return replace(
-                choice,
-                hit=None,
-                entry=None,
-                reason=reason,
-                nearest_similarity=choice.hit.similarity,
-                would_serve=choice.hit,
-                trial=replace(trial, source=source, served=True),
-            )
-        if vetoed:
+            decision = learned.settle(weighed)
+        choice = self._served(decision, best, refusal, ask, rules, near, now)
+        if choice.hit is not None and not decision.is_audit and not self.shadows:
+            return choice
+        if decision.serve is not None:
             with self._lock:
-                learned.charge(decision, learned.vetoes.chance_wrong(vetoed))
-        return choice
+                learned.withdrawn(decision)
+        trial = Trial("miss", tuple(near), best, served=False, decision=decision)
+        if choice.hit is None:
+            return replace(choice, trial=trial)
+        reason: MissReason = "shadow" if self.shadows else "audited"
+        source: LabelSource = "shadow" if self.shadows else "audit"
+        return replace(
+            choice,
+            hit=None,
+            entry=None,
+            reason=reason,
+            nearest_similarity=choice.hit.similarity,
+            would_serve=choice.hit,
+            trial=replace(trial, source=source, served=True),
+        )
 
-    def _served(
+    def _weighed(
         self,
         learned: LearnedPolicy,
-        decision: Decision,
         ask: Ask,
         rules: Rules,
         near: Sequence[Candidate],
         now: float,
-    ) -> tuple[Choice, Candidate | None, str]:
+    ) -> tuple[Decision, Candidate | None, str]:
         """
-        What the other rules leave of a decision, the candidate that it was about, and the
-        guard that refused it, if one did: that is heeded as far as it has been right here.
+        What the policy thinks, the candidate that this is about, and what a built-in guard
+        says against it: that is heeded as far as it has been right here.
         """
-        best = next((one for one in near if _name(one) == decision.candidate), None)
+        with self._lock:
+            self._meet(learned, near)
+            weighed = learned.weigh(ask.spoken, _neighbours(near, now))
+        best = next((one for one in near if _name(one) == weighed.candidate), None)
+        if best is None or weighed.serve is None:
+            return weighed, best, ""
+        refusal = refused(ask.prompt, best, filter(_is_built_in, rules.guards))
+        if refusal is None:
+            return weighed, best, ""
+        with self._lock:
+            return learned.heed(weighed, refusal.partition(":")[0]), best, refusal
+
+    def _served(
+        self,
+        decision: Decision,
+        best: Candidate | None,
+        refusal: str,
+        ask: Ask,
+        rules: Rules,
+        near: Sequence[Candidate],
+        now: float,
+    ) -> Choice:
+        """What the rules other than the built-in guards leave of `decision`."""
         if best is None or (decision.serve is None and not decision.is_audit):
-            reason: MissReason = "uncertain" if near else "absent"
-            said = (
-                f"chance of a wrong answer {decision.chance_wrong:.4f}, "
-                f"taken up to {max(decision.limit, 0.0):.4f}"
-            )
-            verdicts = tuple(
-                Verdict(one.entry.prompt, one.similarity, reason, said if one is best else "")
-                for one in near
-            )
-            nearest = near[0].similarity if near else None
-            return Choice(None, None, reason, nearest, None, verdicts), best, ""
-        open_ = replace(rules, threshold=-1.0)
-        choice = choose(ask.prompt, [best], open_, now=now, codec=ask.codec)
-        vetoed = choice.verdicts[0].detail.partition(":")[0] if choice.reason == "guarded" else ""
-        if vetoed and learned.vetoes.chance_wrong(vetoed) <= decision.limit:
-            # A guard of the user's own has the last word.
-            own = tuple([guard for guard in rules.guards if not _is_built_in(guard)])
-            choice = choose(
-                ask.prompt, [best], replace(open_, guards=own), now=now, codec=ask.codec
-            )
+            return _unserved(decision, best, refusal, near)
+        # A guard of the user's own has the last word.
+        own = tuple([guard for guard in rules.guards if not _is_built_in(guard)])
+        theirs = replace(rules, threshold=-1.0, guards=own)
+        choice = choose(ask.prompt, [best], theirs, now=now, codec=ask.codec)
         if choice.hit is not None and rules.confidence_fn is None:
             sure = replace(choice.hit, confidence=1.0 - decision.chance_wrong)
             choice = replace(choice, hit=sure)
-        return choice, best, vetoed
+        return choice
 
     @staticmethod
     def _meet(learned: LearnedPolicy, near: Sequence[Candidate]) -> None:
@@ -208,9 +206,6 @@ class Judge:
         best = trial.best
         if best is None or (right := same.get(best.entry.identity)) is None:
             return None
-        if self._learned is not None and trial.vetoed:
-            with self._lock:
-                self._learned.vetoes.learn(trial.vetoed, wrong=not right)
         if self.tightening is not None and trial.source == "audit":
             with self._lock:
                 self.tightening.add(best.similarity, not right)
@@ -315,6 +310,27 @@ def _kept_back(choice: Choice, near: Sequence[Candidate], reason: MissReason) ->
         would_serve=choice.hit,
         trial=Trial(source, (taken,), taken, served=True),
     )
+
+
+def _unserved(
+    decision: Decision, best: Candidate | None, refusal: str, near: Sequence[Candidate]
+) -> Choice:
+    """The miss that `decision` makes, with the reason on each candidate."""
+    reason: MissReason = "uncertain" if near else "absent"
+    said = (
+        f"chance of a wrong answer {decision.chance_wrong:.4f}, "
+        f"taken up to {max(decision.limit, 0.0):.4f}"
+    )
+    if refusal:
+        reason, said = "guarded", f"{refusal}; {said}"
+    verdicts = tuple(
+        Verdict(one.entry.prompt, one.similarity, reason, said if one is best else "")
+        if one is best or not refusal
+        else Verdict(one.entry.prompt, one.similarity, "uncertain", "")
+        for one in near
+    )
+    nearest = near[0].similarity if near else None
+    return Choice(None, None, reason, nearest, None, verdicts)
 
 
 def _neighbours(near: Sequence[Candidate], now: float) -> list[Neighbour]:

@@ -72,7 +72,8 @@ class Decision:
     ``serve`` is the entry to serve, ``None`` for a miss. ``is_audit``: `candidate` would have
     been served, and is measured instead. ``chance_wrong`` of `candidate` is taken up to
     ``limit``. Where it is not served, the new answer is to be compared with that of each entry
-    in ``compare``, and `LearnedPolicy.learned` told.
+    in ``compare``, and `LearnedPolicy.learned` told. ``vetoed`` names the guard that spoke
+    against `candidate`, for which the score alone `said` the chance of a wrong answer.
     """
 
     serve: EntryId | None
@@ -88,6 +89,8 @@ class Decision:
     scores: tuple[float, ...] = field(repr=False)
     best: int = field(repr=False)
     weight: float = field(repr=False)
+    vetoed: str = ""
+    said: float = 1.0
 
 
 class LearnedPolicy:
@@ -130,7 +133,10 @@ class LearnedPolicy:
 
     def decide(self, text: str, neighbours: list[Neighbour]) -> Decision:
         """What to do with the ask `text`, given its nearest entries (8, in any order)."""
-        weighed = self.weigh(text, neighbours)
+        return self.settle(self.weigh(text, neighbours))
+
+    def settle(self, weighed: Decision) -> Decision:
+        """Decide what was weighed: count it, spend on it, draw by lot whether to audit it."""
         chance_wrong = weighed.chance_wrong
         self._count(chance_wrong)
         limit = self.budget.limit
@@ -181,6 +187,13 @@ class LearnedPolicy:
         )
         return replace(weighed, serve=near.entry) if self._is_hit(weighed) else weighed
 
+    def heed(self, weighed: Decision, guard: str) -> Decision:
+        """What was weighed, after hearing that `guard` speaks against its candidate."""
+        said = weighed.chance_wrong
+        doubted = self.vetoes.chance_wrong(guard, said)
+        serve = weighed.serve if doubted <= weighed.limit else None
+        return replace(weighed, serve=serve, vetoed=guard, said=said, chance_wrong=doubted)
+
     def _is_hit(self, weighed: Decision) -> bool:
         return (
             weighed.candidate is not None
@@ -192,10 +205,6 @@ class LearnedPolicy:
         """Hear that what `decision` served did not go out (undecodable, refused later)."""
         if decision.serve is not None:
             self.budget.refund(decision.chance_wrong)
-
-    def charge(self, decision: Decision, chance_wrong: float) -> None:
-        """Hear that what `decision` served is wrong with a larger chance than it said."""
-        self.budget.spent += max(chance_wrong - decision.chance_wrong, 0.0)
 
     def _count(self, chance_wrong: float) -> None:
         self.budget.ask(chance_wrong)
@@ -235,6 +244,10 @@ class LearnedPolicy:
             served = seen.options[decision.best].group
             right = opinion.chances.get(served, chance(decision.score))
             self.budget.audit(decision.chance_wrong, 1.0 - right)
+        if decision.vetoed:
+            right = opinion.chances.get(seen.options[decision.best].group)
+            if right is not None:
+                self.vetoes.learn(decision.vetoed, decision.said, 1.0 - right)
         self.words.learn([seen.pairs[at] for at in compared], verdicts)
         for at in compared:
             self._met(decision.compare[at], opinion, seen, at)

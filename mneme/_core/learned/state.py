@@ -27,7 +27,7 @@ from mneme._core.learned.words import WordModel
 __all__ = ["dump", "load"]
 
 BUDGET = ("asks", "spent", "limit", "expected", "found")
-MAGIC = b"mneme.learned.2\n"
+MAGIC = b"mneme.learned.3\n"
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -4,28 +4,43 @@ from __future__ import annotations
 
 __all__ = ["Vetoes"]
 
-BELIEVED_WRONG, BELIEVED_SEEN = 3.0, 10.0
-"""Before any label, a refusal is worth 3 errors among 10 answers."""
+BELIEVED = 10.0
+"""Times as likely to be wrong, than the score says, is what a guard refuses; before labels."""
+
+FIRMLY, ALIKE = 0.2, 0.3
+"""Errors that the score must have led to expect for labels to weigh as much as that belief, and
+as much as what all guards together have shown."""
+
+SUREST = 0.95
 
 
 class Vetoes:
     """
-    For each guard, how often the answers that it refused would have been wrong.
+    For each guard, how many of the answers that it refused would have been wrong, and how many
+    the score alone expected to be.
 
     A refused answer is not served, so the function is called and its answer is a label for
-    free: a guard that refuses right answers loses its say where that is shown.
+    free: a guard that refuses right answers loses its say where that is shown. What one guard
+    shows is a hint about the others (means of gamma posteriors, the second around the first).
     """
 
     def __init__(self) -> None:
         self.counts: dict[str, list[float]] = {}
-        """By guard: wrong answers, and all, as far as they are known."""
+        """By guard: wrong answers, and those that were expected."""
 
-    def chance_wrong(self, guard: str) -> float:
-        """The chance that what `guard` refuses is wrong: the mean of a beta posterior."""
-        wrong, seen = self.counts.get(guard, (0.0, 0.0))
-        return (BELIEVED_WRONG + wrong) / (BELIEVED_SEEN + seen)
+    def chance_wrong(self, guard: str, said: float) -> float:
+        """The chance that what `guard` refuses is wrong, where the score alone `said` one."""
+        wrong, expected = self.counts.get(guard, (0.0, 0.0))
+        lift = (ALIKE * self._of_all() + wrong) / (ALIKE + expected)
+        return max(min(lift * said, SUREST), said)
 
-    def learn(self, guard: str, *, wrong: bool) -> None:
+    def learn(self, guard: str, said: float, wrong: float) -> None:
+        """Hear how `wrong` the answer was, from 0 to 1, of which the score alone `said` so."""
         counted = self.counts.setdefault(guard, [0.0, 0.0])
         counted[0] += wrong
-        counted[1] += 1.0
+        counted[1] += said
+
+    def _of_all(self) -> float:
+        wrong = sum([count[0] for count in self.counts.values()])
+        expected = sum([count[1] for count in self.counts.values()])
+        return (FIRMLY * BELIEVED + wrong) / (FIRMLY + expected)
