@@ -18,6 +18,9 @@ INDEPENDENT = 0.35
 HOPELESS = 0.1
 """The share of that for an option far from being served."""
 
+NEARLY_SERVED = 1.0
+"""A score at which a label counts half for the calibration."""
+
 MAX_LOGIT = 30.0
 MAX_HALVINGS = 10
 
@@ -125,7 +128,9 @@ class Calibration:
     """
     A line from score to score, fitted to those that were decided on and labelled since.
 
-    Platt 1999, around the identity: with few labels it changes little.
+    Platt 1999, around the identity: with few labels it changes little. Scores near those that
+    are served count most: most labels are of worse ones, and a line through all of them is off
+    just where it is needed.
     """
 
     CENTRE = np.array([0.0, 1.0])
@@ -138,7 +143,8 @@ class Calibration:
         return float(self.line[0] + self.line[1] * score)
 
     def refit(self, scores: Array, right: Array, weight: Array) -> None:
-        rows = Rows(np.column_stack([np.ones(len(scores)), scores]), right, weight)
+        near = weight * chances(2.0 * (scores - NEARLY_SERVED))
+        rows = Rows(np.column_stack([np.ones(len(scores)), scores]), right, near)
         line = newton(rows, self.line, self.CENTRE, self.precision, 4)
         # A falling line would serve the worst first.
         self.line = np.array([line[0], max(line[1], 0.1)])

@@ -53,7 +53,7 @@ PACE_EVERY = 25
 KEPT_ROWS = 8_192
 KEPT_SCORES = 1_000
 
-OFFSET_SPREAD, SLOPE_SPREAD = 0.3, 0.15
+OFFSET_SPREAD, SLOPE_SPREAD = 0.6, 0.3
 LEAST_SCORE = -1.0
 """Calibration looks at no lower scores: they are never served, and would bend the line."""
 

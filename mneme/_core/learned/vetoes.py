@@ -4,10 +4,10 @@ from __future__ import annotations
 
 __all__ = ["Vetoes"]
 
-BELIEVED = 10.0
+BELIEVED = 20.0
 """Times as likely to be wrong, than the score says, is what a guard refuses; before labels."""
 
-FIRMLY, ALIKE = 0.2, 0.3
+FIRMLY, ALIKE = 0.1, 0.3
 """Errors that the score must have led to expect for labels to weigh as much as that belief, and
 as much as what all guards together have shown."""
 
