@@ -112,7 +112,7 @@ class Face:
             mode: ``"shadow"`` serves nothing, and compares what would have been served with
                 what was answered; see `labels`.
             audit_rate: share of semantic hits that also call the function, to see whether
-                they were right (default 0.0; 0.015 for the learned policy, which chooses them).
+                they were right (default 0.0; 0.01 for the learned policy, which chooses them).
             verify: ``(asked, cached prompt) -> bool``, asked near the threshold; what it
                 refuses, raises on or is late with is a miss.
             verify_band: how far below and above the threshold it is asked.

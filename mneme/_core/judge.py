@@ -152,9 +152,9 @@ class Judge:
         says against it: that is heeded as far as it has been right here.
         """
         with self._lock:
-            self._meet(learned, near)
-            weighed = learned.weigh(ask.spoken, _neighbours(near, now))
-        best = next((one for one in near if _name(one) == weighed.candidate), None)
+            names = self._meet(learned, near)
+            weighed = learned.weigh(ask.spoken, _neighbours(near, names, now))
+        best = None if weighed.candidate is None else near[names.index(weighed.candidate)]
         if best is None or weighed.serve is None:
             return weighed, best, ""
         refusal = refused(ask.prompt, best, filter(_is_built_in, rules.guards))
@@ -186,11 +186,17 @@ class Judge:
         return choice
 
     @staticmethod
-    def _meet(learned: LearnedPolicy, near: Sequence[Candidate]) -> None:
-        """Entries that came from elsewhere: another process, an earlier policy, a checkpoint."""
-        for one in near:
-            if (name := _name(one)) not in learned.notes.of:
+    def _meet(learned: LearnedPolicy, near: Sequence[Candidate]) -> list[bytes]:
+        """
+        What the policy calls these entries, after hearing of those that came from elsewhere:
+        another process, an earlier policy, a checkpoint.
+        """
+        names = [b"".join(one.entry.identity) for one in near]
+        known = learned.notes.of
+        for one, name in zip(near, names, strict=True):
+            if name not in known:
                 learned.added(name, one.entry.prompt)
+        return names
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -333,24 +339,20 @@ def _unserved(
     return Choice(None, None, reason, nearest, None, verdicts)
 
 
-def _neighbours(near: Sequence[Candidate], now: float) -> list[Neighbour]:
+def _neighbours(near: Sequence[Candidate], names: list[bytes], now: float) -> list[Neighbour]:
     return [
         Neighbour(
-            _name(one),
+            name,
             one.similarity,
             one.entry.prompt,
             freshness(now, one.entry.expires_at, one.entry.dies_at) != "expired",
         )
-        for one in near
+        for one, name in zip(near, names, strict=True)
     ]
 
 
 def _is_built_in(guard: Guard) -> bool:
     return getattr(guard, "__module__", None) == "mneme.guards"
-
-
-def _name(one: Candidate) -> bytes:
-    return b"".join(one.entry.identity)
 
 
 def _identity(name: bytes) -> Identity:

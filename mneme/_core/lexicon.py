@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import combinations
 
@@ -88,6 +88,7 @@ def lexicon() -> Lexicon:
     )
 
 
+@lru_cache(maxsize=16_384)
 def stem(word: str) -> str:
     """
     The word without its English ending, so that "cards" meets "card" and "colour" "color".

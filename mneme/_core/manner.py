@@ -18,7 +18,7 @@ Mode = Literal["serve", "shadow"]
 LEARNED_MAX_ERROR, AUDITED_MAX_ERROR = 0.01, 0.02
 """Of all lookups, and of semantic hits."""
 
-LEARNED_AUDIT_RATE = 0.015
+LEARNED_AUDIT_RATE = 0.01
 """What the learned policy cannot do without: its error would be twice the target."""
 
 

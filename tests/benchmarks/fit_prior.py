@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from labelled import EMBEDDERS, STREAMS, Vectors
-from quality import Stream, read_stream, replay_learned
+from replays import Stream, read_stream, replay_learned
 
 from mneme._core.learned.features import FEATURES
 from mneme._core.learned.fit import Rows, curvature, focused, newton
@@ -135,13 +135,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vectors", type=Path, default=Path("quality-vectors"))
     parser.add_argument("--embedders", nargs="*", default=sorted(EMBEDDERS))
+    parser.add_argument("--half", type=int, choices=(0, 1), help="half of each stream's classes")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     streams: dict[Domain, Stream] = {}
     for embedder in args.embedders:
         vectors = Vectors(embedder, args.vectors)
         for name in STREAMS:
-            streams[embedder, name] = read_stream(args.folder, name, vectors)
+            streams[embedder, name] = read_stream(args.folder, name, vectors, args.half)
     domains = list(streams)
     priors = dict.fromkeys(STREAMS, flat())
     args.out.mkdir(parents=True, exist_ok=True)

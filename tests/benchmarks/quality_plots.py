@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from quality import Replay
+    from replays import Replay
 
 
 def plot(replays: dict[str, list[Replay]], out: dict[str, Any], folder: Path) -> None:

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
-from numpy.typing import NDArray
 
-__all__ = ["KEPT_HITS", "Budget"]
-
-KEPT_HITS = 4_096
-"""Hits whose chances are reckoned anew as the score learns; older ones stand as they are."""
+__all__ = ["Budget"]
 
 RECENT = 1_500
 """Asks whose chances of a wrong answer say what the next ones will be like."""
@@ -43,7 +39,6 @@ class Budget:
     def __init__(self, max_error: float) -> None:
         self.rate = max_error * SPENDABLE
         self.recent: deque[float] = deque(maxlen=RECENT)
-        self.hits: deque[float] = deque(maxlen=KEPT_HITS)
         self.asks = 0
         self.spent = 0.0
         self.limit = -1.0
@@ -57,7 +52,6 @@ class Budget:
 
     def spend(self, chance_wrong: float) -> None:
         """Count one hit."""
-        self.hits.append(chance_wrong)
         self.spent += chance_wrong
 
     def refund(self, chance_wrong: float) -> None:
@@ -68,13 +62,6 @@ class Budget:
         """Hear how one audited hit turned out; `wrong` is from 0 to 1."""
         self.expected += chance_wrong
         self.found += wrong
-
-    def reckon(self, chances_wrong: NDArray[np.float64]) -> None:
-        """Hear what the chances of the last hits are held to have been by now."""
-        kept = min(len(chances_wrong), len(self.hits))
-        self.spent -= sum(list(self.hits)[-kept:])
-        self.hits = deque(chances_wrong[-kept:].tolist(), maxlen=KEPT_HITS)
-        self.spent += sum(self.hits)
 
     def pace(self) -> None:
         """Set the limit anew."""

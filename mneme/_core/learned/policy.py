@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mneme._core.learned.budget import KEPT_HITS, Budget
+from mneme._core.learned.budget import Budget
 from mneme._core.learned.features import Neighbour, View, view
 from mneme._core.learned.fit import (
     Array,
@@ -29,7 +29,6 @@ from mneme._core.learned.fit import (
     Posterior,
     Rows,
     chance,
-    chances,
     focused,
 )
 from mneme._core.learned.labels import Comparisons, Opinion
@@ -105,7 +104,7 @@ class LearnedPolicy:
         max_error: float = 0.01,
         *,
         seed: int = 0,
-        audit_rate: float = 0.015,
+        audit_rate: float = 0.01,
         prior: Prior | None = None,
     ) -> None:
         if not 0.0 < max_error < 1.0:
@@ -127,7 +126,6 @@ class LearnedPolicy:
         self.unfitted = 0
         self.rows: deque[tuple[NDArray[np.float32], float, float]] = deque(maxlen=KEPT_ROWS)
         self.scored: deque[tuple[float, float, float]] = deque(maxlen=KEPT_SCORES)
-        self.hits: deque[NDArray[np.float32]] = deque(maxlen=KEPT_HITS)
 
     # -- deciding -----------------------------------------------------------------------------
 
@@ -140,16 +138,16 @@ class LearnedPolicy:
         chance_wrong = weighed.chance_wrong
         self._count(chance_wrong)
         limit = self.budget.limit
-        is_hit = self._is_hit(weighed)
-        audited = self._audited(chance_wrong) if is_hit else 0.0
-        is_audit = bool(is_hit and self.random.random() < audited)
-        is_served = is_hit and not is_audit
-        if is_served:
-            self.hits.append(weighed.features[weighed.best].astype(np.float32))
+        is_hit = weighed.candidate is not None and self._is_hit(chance_wrong)
+        if not is_hit:
+            return replace(weighed, serve=None, limit=limit)
+        audited = self._audited(chance_wrong)
+        is_audit = bool(self.random.random() < audited)
+        if not is_audit:
             self.budget.spend(chance_wrong)
         return replace(
             weighed,
-            serve=weighed.candidate if is_served else None,
+            serve=None if is_audit else weighed.candidate,
             is_audit=is_audit,
             limit=limit,
             weight=1.0 / audited if is_audit else 1.0,
@@ -170,8 +168,9 @@ class LearnedPolicy:
         best = max(range(len(scores)), key=scores.__getitem__)
         chance_wrong = 1.0 - chance(self.calibration(scores[best]))
         near = seen.neighbours[seen.options[best].at]
-        weighed = Decision(
-            None,
+        is_hit = self._is_hit(chance_wrong)
+        return Decision(
+            near.entry if is_hit else None,
             False,
             near.entry,
             near.similarity,
@@ -185,7 +184,6 @@ class LearnedPolicy:
             best,
             1.0,
         )
-        return replace(weighed, serve=near.entry) if self._is_hit(weighed) else weighed
 
     def heed(self, weighed: Decision, guard: str) -> Decision:
         """What was weighed, after hearing that `guard` speaks against its candidate."""
@@ -194,12 +192,8 @@ class LearnedPolicy:
         serve = weighed.serve if doubted <= weighed.limit else None
         return replace(weighed, serve=serve, vetoed=guard, said=said, chance_wrong=doubted)
 
-    def _is_hit(self, weighed: Decision) -> bool:
-        return (
-            weighed.candidate is not None
-            and self.labels >= WARM_UP
-            and weighed.chance_wrong <= self.budget.limit
-        )
+    def _is_hit(self, chance_wrong: float) -> bool:
+        return self.labels >= WARM_UP and chance_wrong <= self.budget.limit
 
     def withdrawn(self, decision: Decision) -> None:
         """Hear that what `decision` served did not go out (undecodable, refused later)."""
@@ -332,7 +326,7 @@ class LearnedPolicy:
         return self.unfitted >= REFIT_EVERY
 
     def refit(self) -> None:
-        """Fit score and calibration to all labels kept, and reckon anew what was spent."""
+        """Fit score and calibration to all labels kept."""
         self.adopt(self.begin_refit().fitted())
 
     def begin_refit(self) -> Fit:
@@ -343,10 +337,6 @@ class LearnedPolicy:
     def adopt(self, fit: Fit) -> None:
         """Go on with what `fit` has come to."""
         self.posterior, self.calibration = fit.posterior, fit.calibration
-        if self.hits:
-            line = self.calibration.line
-            logits = line[0] + line[1] * self.posterior.scores(np.array(self.hits, np.float64))
-            self.budget.reckon(1.0 - chances(logits))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

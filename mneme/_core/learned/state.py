@@ -40,8 +40,6 @@ def dump(policy: LearnedPolicy) -> bytes:
         "covariance": policy.posterior.covariance,
         "line": policy.calibration.line,
         "recent": np.array(policy.budget.recent),
-        "hits": np.array(policy.budget.hits),
-        "hit_rows": np.array(policy.hits, np.float32),
         "rows": np.array([row for row, _, _ in policy.rows], np.float32),
         "labels": np.array([label for _, *label in policy.rows]),
         "scored": np.array(policy.scored),
@@ -98,8 +96,6 @@ def load(
         # What was spent of another budget says nothing about this one.
         for name in BUDGET:
             setattr(budget, name, header["budget"][name])
-        _refill(budget.hits, arrays["hits"].tolist())
-        _refill(policy.hits, arrays["hit_rows"])
     _refill(budget.recent, arrays["recent"].tolist())
     _refill(policy.rows, _triples(arrays["rows"], arrays["labels"]))
     _refill(policy.scored, map(tuple, arrays["scored"].tolist()))
