@@ -92,19 +92,19 @@ class ApiExtractor:
         return f"{self.name}.with_tools()" if self.semantic_tools else self.name
 
 
-openai_chat = ApiExtractor("openai_chat", asking.openai_chat)
+openai_chat: ApiExtractor = ApiExtractor("openai_chat", asking.openai_chat)
 """Requests for chat completions, in OpenAI's format, which many servers speak."""
 
-openai_responses = ApiExtractor("openai_responses", asking.openai_responses)
+openai_responses: ApiExtractor = ApiExtractor("openai_responses", asking.openai_responses)
 """Requests to OpenAI's Responses API."""
 
-anthropic_messages = ApiExtractor("anthropic_messages", asking.anthropic_messages)
+anthropic_messages: ApiExtractor = ApiExtractor("anthropic_messages", asking.anthropic_messages)
 """Requests to Anthropic's Messages API."""
 
-ollama_chat = ApiExtractor("ollama_chat", asking.ollama_chat)
+ollama_chat: ApiExtractor = ApiExtractor("ollama_chat", asking.ollama_chat)
 """Requests to Ollama's ``/api/chat``."""
 
-ollama_generate = ApiExtractor("ollama_generate", asking.ollama_generate)
+ollama_generate: ApiExtractor = ApiExtractor("ollama_generate", asking.ollama_generate)
 """Requests to Ollama's ``/api/generate``; a ``raw`` prompt must be equal."""
 
 
