@@ -134,7 +134,8 @@ class Calibration:
     """
 
     CENTRE = np.array([0.05, 1.2])
-    """Offset and slope that fits on four streams came to: scores are a little too timid."""
+    """Scores are too timid: fits held near (0, 1) came to 0.04 and 1.12 on four streams, and from
+    here the budget is used more evenly than from (0, 1.1)."""
 
     def __init__(self, offset_spread: float, slope_spread: float) -> None:
         self.precision = np.diag([offset_spread**-2.0, slope_spread**-2.0])
