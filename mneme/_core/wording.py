@@ -11,6 +11,9 @@ from mneme._core.lexicon import Lexicon, lexicon, stem
 
 __all__ = ["Contrast", "Wording", "contrast", "wording"]
 
+USUAL_WORD = 32
+"""Characters; longer ones are read anew each time, and take no memory."""
+
 MAX_REMEMBERED_CHARS = 300
 """A longer text is read anew for each pair: 2,048 shorter ones are at most some 50 MB."""
 
@@ -71,7 +74,7 @@ class Wording:
         known = lexicon()
         if not text.isascii():
             text = _plain(text)
-        tokens = list(_numbered(_opened(text, known), known))
+        tokens = list(_numbered(_opened(text), known))
         self.key = "".join([f" {word} " if word[0].isdecimal() else word for word, _ in tokens])
         words: list[str] = []
         classes: list[str] = []
@@ -181,31 +184,35 @@ def _folded(word: str) -> str:
     return folded if folded.isascii() else unicodedata.normalize("NFKC", folded)
 
 
-def _opened(text: str, known: Lexicon) -> Iterator[Token]:
+def _opened(text: str) -> Iterator[Token]:
     """Each word, casefolded, and how it was written; shortened forms are opened."""
     for found in _TOKEN.finditer(text):
-        raw = found.group()
         if found.group(1):
             yield _digits(found.group(1)), ""
-            continue
-        word = _folded(raw)
-        if (whole := known.contractions.get(word.replace("'", ""))) is not None:
-            yield from ((part, "") for part in whole)
-            continue
-        head, apostrophe, tail = word.partition("'")
-        if not apostrophe:
-            yield _SIGNS.get(word, word), raw
-        elif tail == "t" and head.endswith("n") and len(head) > 1:
-            yield head[:-1], ""
-            yield "not", ""
-        elif tail == "s":
-            yield head, raw
-            if head in _BEFORE_IS:
-                yield "is", ""
         else:
-            yield head, raw
-            if tail not in ("re", "ve", "ll", "m", "d"):
-                yield tail, ""
+            raw = found.group()
+            yield from _known_parts(raw) if len(raw) <= USUAL_WORD else _parts(raw)
+
+
+def _parts(raw: str) -> tuple[Token, ...]:
+    """One word as it was written, opened."""
+    word = _folded(raw)
+    if (whole := lexicon().contractions.get(word.replace("'", ""))) is not None:
+        return tuple([(part, "") for part in whole])
+    head, apostrophe, tail = word.partition("'")
+    if not apostrophe:
+        return ((_SIGNS.get(word, word), raw),)
+    if tail == "t" and head.endswith("n") and len(head) > 1:
+        return (head[:-1], ""), ("not", "")
+    if tail == "s":
+        return ((head, raw), ("is", "")) if head in _BEFORE_IS else ((head, raw),)
+    if tail in ("re", "ve", "ll", "m", "d"):
+        return ((head, raw),)
+    return (head, raw), (tail, "")
+
+
+# Texts are made of the same words.
+_known_parts = lru_cache(maxsize=16_384)(_parts)
 
 
 def _numbered(tokens: Iterable[Token], known: Lexicon) -> Iterator[Token]:

@@ -49,7 +49,7 @@ FEATURES = (
 """The columns of a row, in order; `fit_prior.py` and the shipped prior name them so."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Neighbour:
     """
     A near entry, as the index found it.
@@ -63,7 +63,7 @@ class Neighbour:
     may_serve: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Option:
     """One answer that may be served: the best neighbour of its group, and its row."""
 
@@ -72,7 +72,7 @@ class Option:
     row: list[float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class View:
     """What was seen around a query: neighbours that are known, best first, and the options."""
 

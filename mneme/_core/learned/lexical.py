@@ -41,10 +41,15 @@ class Gist:
 
     def __init__(self, text: str) -> None:
         read = wording(text)
-        kinds = list(zip(read.words, read.classes, strict=True))
-        self.words: Words = frozenset(map(_digest, read.words))
-        self.content: Words = frozenset(_digest(word) for word, kind in kinds if kind in "cn-")
-        self.numbers = frozenset(word for word, kind in kinds if kind == "n")
+        digests = [_digest(word) for word in read.words]
+        kinds = read.classes
+        self.words: Words = frozenset(digests)
+        self.content: Words = frozenset(
+            [one for one, kind in zip(digests, kinds, strict=True) if kind in "cn-"]
+        )
+        self.numbers = frozenset(
+            [word for word, kind in zip(read.words, kinds, strict=True) if kind == "n"]
+        )
         self.is_negated = read.negations % 2 == 1
         self.trigrams = read.trigrams
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -70,7 +71,12 @@ class Note:
 
     @property
     def words(self) -> Words:
-        return frozenset(memoryview(self.packed).cast("H"))
+        return _unpacked(self.packed)
+
+
+@lru_cache(maxsize=16_384)
+def _unpacked(packed: bytes) -> Words:
+    return frozenset(memoryview(packed).cast("H"))
 
 
 class Notes:
