@@ -1,0 +1,61 @@
+"""The best rows of a search so far."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mneme.indexes._sketch import Rows
+from mneme.records import Vector
+
+__all__ = ["Best"]
+
+
+class Best:
+    """At most `k` rows with a cosine of ``floor``, which rises once there are so many."""
+
+    def __init__(self, k: int, at_least: float) -> None:
+        self.k = k
+        # Rounding may carry the cosine of opposite vectors just past -1.
+        self.has_floor = at_least > -1.0
+        self.floor = at_least if self.has_floor else -np.inf
+        self._rows: Rows = np.empty(0, np.intp)
+        self._cosines: Vector = np.empty(0, np.float32)
+
+    def add_run(self, start: int, cosines: Vector) -> None:
+        """Meet the rows from `start` on, one for each of `cosines`."""
+        good = self._good(cosines)
+        if len(good):
+            self._merge(good + start, cosines[good])
+
+    def add(self, rows: Rows, cosines: Vector) -> None:
+        """Meet `rows`, none of them a second time."""
+        good = self._good(cosines)
+        if len(good):
+            self._merge(rows[good], cosines[good])
+
+    def pairs(self) -> list[tuple[int, float]]:
+        """Rows with their cosines, best first."""
+        order = np.argsort(-self._cosines, kind="stable")
+        return list(zip(self._rows[order].tolist(), self._cosines[order].tolist(), strict=True))
+
+    def _good(self, cosines: Vector) -> Rows:
+        """The places of those that may belong to the best."""
+        if self.floor > -np.inf:
+            good = np.flatnonzero(cosines >= self.floor)
+            return good[_top(cosines[good], self.k)] if len(good) > self.k else good
+        return _top(cosines, self.k) if len(cosines) > self.k else np.arange(len(cosines))
+
+    def _merge(self, rows: Rows, cosines: Vector) -> None:
+        if len(self._rows):
+            rows = np.concatenate([self._rows, rows])
+            cosines = np.concatenate([self._cosines, cosines])
+            if len(rows) > self.k:
+                best = _top(cosines, self.k)
+                rows, cosines = rows[best], cosines[best]
+        self._rows, self._cosines = rows, cosines
+        if len(rows) == self.k:
+            self.floor = max(self.floor, float(cosines.min()))
+
+
+def _top(cosines: Vector, k: int) -> Rows:
+    return np.argpartition(cosines, len(cosines) - k)[-k:]
