@@ -27,8 +27,8 @@ AT_ONCE = 1_024
 
 SAMPLED = 2_048
 
-MET = np.float32(-np.inf)
-"""The bound of a row that was compared already."""
+MET = np.float32(np.nan)
+"""The bound of a row that was compared already: no floor lets it through."""
 
 
 def compare_all(blocks: Sequence[Vector], count: int, vector: Vector, best: Best) -> None:
@@ -84,8 +84,8 @@ def _from(rows: Rows, bounds: Vector, floor: float) -> tuple[Rows, Vector]:
 def _compare(blocks: Sequence[Vector], count: int, rows: Rows, vector: Vector, best: Best) -> int:
     """Have `best` meet `rows`, which ascend; how many that are."""
     for at, part in segments(rows):
-        block, inside = blocks[at], rows[part] % BLOCK
-        if len(inside) > min(len(block), count - at * BLOCK) // DENSE:
+        block, inside = blocks[at][: count - at * BLOCK], rows[part] % BLOCK
+        if len(inside) > len(block) // DENSE:
             best.add(rows[part], (block @ vector)[inside])
             continue
         for start in range(0, len(inside), AT_ONCE):

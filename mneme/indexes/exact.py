@@ -130,6 +130,11 @@ class ExactIndex:
         with self._fitting:
             self._fit()
 
+    def adopt(self, sketch: Sketch) -> None:
+        """Tell `sketch`, which is empty, of every row, a few at a time, and use it from then on."""
+        with self._fitting:
+            self._adopt(sketch)
+
     # -- searching ----------------------------------------------------------------------------
 
     def _consistent(
@@ -156,7 +161,7 @@ class ExactIndex:
         count, sketch, blocks = len(self._keys), self._sketch, list(self._blocks)
         best = Best(k, at_least)
         share = 1.0
-        if sketch is None:
+        if sketch is None or not count:
             compare_all(blocks, count, vector, best)
         else:
             share = compare_likely(sketch, blocks, count, vector, best)
@@ -209,7 +214,7 @@ class ExactIndex:
         count, past = len(self._keys), tuple(self._watch.past)
         plan = fitted(self._sample(count), past, seed=count) if past else None
         if plan is not None:
-            self._take(plan[0])
+            self._adopt(plan[0])
         else:
             with self._lock:
                 self._sketch = None
@@ -221,20 +226,23 @@ class ExactIndex:
         picks = np.random.default_rng(count).permutation(count)[:SAMPLE]
         return np.stack([blocks[row // BLOCK][row % BLOCK] for row in picks.tolist()])
 
-    def _take(self, sketch: Sketch) -> None:
-        """Tell `sketch` of every row, a few at a time, then use it."""
+    def _adopt(self, sketch: Sketch) -> None:
         step = max(1, STEP // (self._dim * sketch.depth))
-        known = 0
-        while True:
-            with self._lock:
-                if self._coming is not None:
-                    known = self._coming[1]
-                count = len(self._keys)
-                if known >= count:
-                    self._sketch, self._coming = sketch, None
-                    return
-                at, inside = divmod(known, BLOCK)
-                end = min(inside + step, count - at * BLOCK, BLOCK)
-                sketch.write(known, self._blocks[at][inside:end])
-                self._coming = sketch, at * BLOCK + end
+        with self._lock:
+            self._coming = sketch, 0
+        while not self._told_more(sketch, step):
             time.sleep(PAUSE_SECONDS)
+
+    def _told_more(self, sketch: Sketch, step: int) -> bool:
+        """Tell `sketch` of the next rows; whether it knows them all and is in use."""
+        with self._lock:
+            count = len(self._keys)
+            known = 0 if self._coming is None else self._coming[1]
+            if known >= count:
+                self._sketch, self._coming = sketch, None
+                return True
+            at, inside = divmod(known, BLOCK)
+            end = min(inside + step, count - at * BLOCK, BLOCK)
+            sketch.write(known, self._blocks[at][inside:end])
+            self._coming = sketch, at * BLOCK + end
+            return False
