@@ -194,7 +194,8 @@ class Miss:
     """
     No answer, and why. Falsy, so ``if found:`` reads as it should.
 
-    ``nearest_similarity`` is the best cosine that was refused, where one was measured.
+    ``nearest_similarity`` is the best cosine that was refused, where one was measured: in a
+    partition of thousands, one below the threshold is not looked for (`explain` does).
     ``vector`` and ``ask`` let `fill` store the answer without embedding again; ``stale`` is
     an expired answer that would have been a hit, ``would_serve`` one that was kept back by
     shadow mode or to be audited. `fill` compares the new answer with what ``trial`` names.

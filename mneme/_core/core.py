@@ -114,9 +114,19 @@ class Core(Keeper):
             return self.rules
         return replace(self.rules, threshold=threshold, limits=ask.limits)
 
-    def near(self, partition: Partition, vector: Vector) -> tuple[Candidate, ...]:
-        """The nearest live entries of `partition`, best first."""
-        return self.live.near(partition, vector, NEIGHBOURS)
+    def floor(self, ask: Ask) -> float:
+        """The cosine under which no entry matters to who judges `ask`; -1.0: all may."""
+        manner = self.judges.of(ask).manner
+        if manner.policy == "learned" or manner.mode == "shadow":
+            return -1.0
+        below = manner.verify_band[0] if manner.verify is not None else 0.0
+        return self.rules_for(ask).threshold - below
+
+    def near(
+        self, partition: Partition, vector: Vector, at_least: float = -1.0
+    ) -> tuple[Candidate, ...]:
+        """The nearest live entries of `partition`, best first, as in `Live.near`."""
+        return self.live.near(partition, vector, NEIGHBOURS, at_least)
 
     def recall(self, ask: Ask, *, stale: bool = False) -> Hit | None:
         """The exact layer: a fresh hit, or with `stale` one that is past its time."""

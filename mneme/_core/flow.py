@@ -83,7 +83,9 @@ class Port(Protocol):
 
     async def embed_many(self, texts: Sequence[str]) -> Any: ...
 
-    async def near(self, partition: Partition, vector: UnitVector) -> Sequence[Candidate]: ...
+    async def near(
+        self, partition: Partition, vector: UnitVector, at_least: float = -1.0
+    ) -> Sequence[Candidate]: ...
 
     async def commit(self, puts: Sequence[Entry], removed: Sequence[Identity] = ()) -> int: ...
 
@@ -303,11 +305,17 @@ async def compare(port: Port, ask: Ask, vector: Any = None, also: Ask | None = N
         unit = await _unit(port, ask, vector)
     except EMBEDDER_WEATHER as exc:
         return _without_embedder(core, ask, exc)
-    candidates = await port.near(ask.partition, unit)
+    floor = core.floor(ask)
+    candidates = await port.near(ask.partition, unit, floor)
     if also is not None:
-        beside = await port.near(also.partition, unit)
+        beside = await port.near(also.partition, unit, floor)
         candidates = sorted((*candidates, *beside), key=lambda one: -one.similarity)
     outcome = core.judge(ask, unit, candidates)
+    if not candidates and isinstance(outcome, Miss):
+        searched = [ask] if also is None else [ask, also]
+        if any(core.live.search_size(one.partition) for one in searched):
+            # All are below the floor, and none was near enough to be measured.
+            outcome = replace(outcome, reason="below_threshold")
     if core.judges.of(ask).manner.verify is not None and candidates:
         outcome = await verified(port, ask, outcome, candidates)
     if isinstance(outcome, Hit) and not core.is_checked:

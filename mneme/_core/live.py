@@ -13,6 +13,9 @@ from mneme.types import Index, IndexFactory
 
 __all__ = ["Live", "Plan"]
 
+MANY = 4_096
+"""Entries from which a partition is large: others cost little to compare with as a whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -58,13 +61,22 @@ class Live:
     def find(self, partition: Partition, key: Key) -> Record | None:
         return self._ledger.find(partition, key)
 
-    def near(self, partition: Partition, vector: Vector, k: int) -> tuple[Candidate, ...]:
-        """The nearest live entries of `partition`, best first."""
+    def near(
+        self, partition: Partition, vector: Vector, k: int, at_least: float = -1.0
+    ) -> tuple[Candidate, ...]:
+        """
+        The nearest live entries of `partition`, best first.
+
+        Of a large partition only those with a cosine of `at_least`: that is many times as
+        fast. In a small one all are compared either way.
+        """
         index = self._indexes.get(partition)
         if index is None:
             return ()
+        if len(index) < MANY:
+            at_least = -1.0
         found = []
-        for key, similarity in index.search(vector, k=k):
+        for key, similarity in index.search(vector, k=k, at_least=at_least):
             record = self._ledger.find(partition, key)
             if record is not None:
                 found.append(Candidate(record.entry, similarity))

@@ -99,8 +99,10 @@ class BlockingPort:
             return self._embed(embed_batch, texts)
         return [await self.embed(text) for text in texts]
 
-    async def near(self, partition: Partition, vector: Vector) -> Sequence[Candidate]:
-        return self.core.near(partition, vector)
+    async def near(
+        self, partition: Partition, vector: Vector, at_least: float = -1.0
+    ) -> Sequence[Candidate]:
+        return self.core.near(partition, vector, at_least)
 
     async def commit(self, puts: Sequence[Entry], removed: Sequence[Identity] = ()) -> int:
         return self._store(self.core.commit, puts, removed)
@@ -191,10 +193,12 @@ class LoopPort:
             return await self._embed(embed_batch, texts)
         return [await self.embed(text) for text in texts]
 
-    async def near(self, partition: Partition, vector: Vector) -> Sequence[Candidate]:
+    async def near(
+        self, partition: Partition, vector: Vector, at_least: float = -1.0
+    ) -> Sequence[Candidate]:
         if self.core.live.search_size(partition) <= INLINE_FLOATS:
-            return self.core.near(partition, vector)
-        return await in_worker_thread(self.core.near, partition, vector)
+            return self.core.near(partition, vector, at_least)
+        return await in_worker_thread(self.core.near, partition, vector, at_least)
 
     async def commit(self, puts: Sequence[Entry], removed: Sequence[Identity] = ()) -> int:
         # Shielded: the answer is paid for, and a caller who leaves does not make it worthless.

@@ -17,7 +17,7 @@ class Best:
         self.k = k
         # Rounding may carry the cosine of opposite vectors just past -1.
         self.has_floor = at_least > -1.0
-        self.floor = at_least if self.has_floor else -np.inf
+        self.floor = _at_least(at_least) if self.has_floor else -np.inf
         self._rows: Rows = np.empty(0, np.intp)
         self._cosines: Vector = np.empty(0, np.float32)
 
@@ -55,6 +55,14 @@ class Best:
         self._rows, self._cosines = rows, cosines
         if len(rows) == self.k:
             self.floor = max(self.floor, float(cosines.min()))
+
+
+def _at_least(floor: float) -> float:
+    """The least float32 that is not under `floor`: cosines are compared as float32."""
+    rounded = np.float32(floor)
+    if float(rounded) < floor:
+        rounded = np.nextafter(rounded, np.float32(np.inf))
+    return float(rounded)
 
 
 def _top(cosines: Vector, k: int) -> Rows:
