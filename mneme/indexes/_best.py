@@ -9,6 +9,9 @@ from mneme.records import Vector
 
 __all__ = ["Best"]
 
+NONE: Rows = np.empty(0, np.intp)
+NO_COSINES: Vector = np.empty(0, np.float32)
+
 
 class Best:
     """At most `k` rows with a cosine of ``floor``, which rises once there are so many."""
@@ -18,8 +21,8 @@ class Best:
         # Rounding may carry the cosine of opposite vectors just past -1.
         self.has_floor = at_least > -1.0
         self.floor = _at_least(at_least) if self.has_floor else -np.inf
-        self._rows: Rows = np.empty(0, np.intp)
-        self._cosines: Vector = np.empty(0, np.float32)
+        self._rows: Rows = NONE
+        self._cosines: Vector = NO_COSINES
 
     def add_run(self, start: int, cosines: Vector) -> None:
         """Meet the rows from `start` on, one for each of `cosines`."""
@@ -35,13 +38,14 @@ class Best:
 
     def pairs(self) -> list[tuple[int, float]]:
         """Rows with their cosines, best first."""
-        order = np.argsort(-self._cosines, kind="stable")
-        return list(zip(self._rows[order].tolist(), self._cosines[order].tolist(), strict=True))
+        pairs = list(zip(self._rows.tolist(), self._cosines.tolist(), strict=True))
+        pairs.sort(key=lambda pair: -pair[1])
+        return pairs
 
     def _good(self, cosines: Vector) -> Rows:
         """The places of those that may belong to the best."""
         if self.floor > -np.inf:
-            good = np.flatnonzero(cosines >= self.floor)
+            good = (cosines >= self.floor).nonzero()[0]
             return good[_top(cosines[good], self.k)] if len(good) > self.k else good
         return _top(cosines, self.k) if len(cosines) > self.k else np.arange(len(cosines))
 
@@ -66,4 +70,4 @@ def _at_least(floor: float) -> float:
 
 
 def _top(cosines: Vector, k: int) -> Rows:
-    return np.argpartition(cosines, len(cosines) - k)[-k:]
+    return cosines.argpartition(len(cosines) - k)[-k:]

@@ -53,12 +53,12 @@ def compare_likely(
     compared = 0
     rows: Rows | None = None
     if best.has_floor:
-        rows = np.flatnonzero(bounds >= best.floor - sketch.margin)
+        rows = (bounds >= best.floor - sketch.margin).nonzero()[0]
     if rows is None or len(rows) > count // MANY:
         first = _promising(bounds, few)
         compared += _compare(blocks, count, first, vector, best)
         bounds[first] = MET
-        rows = np.flatnonzero(bounds >= best.floor - sketch.margin)
+        rows = (bounds >= best.floor - sketch.margin).nonzero()[0]
     kept = len(rows)
     if kept:
         closer = bounds[rows]
@@ -66,7 +66,8 @@ def compare_likely(
             closer = sketch.tighten(asked, rows, closer)
             rows, closer = _from(rows, closer, best.floor - sketch.margin)
         if len(rows) > few:
-            top = np.sort(np.argpartition(closer, len(rows) - few)[-few:])
+            top = closer.argpartition(len(rows) - few)[-few:]
+            top.sort()
             compared += _compare(blocks, count, rows[top], vector, best)
             closer[top] = MET
             rows, closer = _from(rows, closer, best.floor - sketch.margin)

@@ -25,14 +25,14 @@ HELD_OUT = 1_024
 
 DEPTHS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256)
 
-FIRST_STAGE, SECOND_STAGE, EXACT = 0.4, 4.0, 2.0
+FIRST_STAGE, SECOND_STAGE, EXACT = 0.5, 2.5, 2.2
 """
-Numbers that cost as much as one read by the first stage (which often fits into a cache), and
-by gathering scattered rows; `ROW` comes on top for each gathered row. Measured by
-``tests/benchmarks/index.py``; wrong ones would make searches slower, never wrong.
+What one number costs: in the first stage, which often fits into a cache; and gathered from
+scattered rows, which costs ``ROW`` on top for each row. Wrong ones make searches slower, never
+wrong.
 """
 
-ROW = 200.0
+ROW = 100.0
 
 WORTH_IT = 0.8
 """A sketch that is not at least a fifth cheaper is not worth its memory."""

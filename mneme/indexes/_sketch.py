@@ -16,6 +16,7 @@ out, and lie row by row. The bound of both stages allows for the worst that roun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -99,11 +100,17 @@ class Sketch:
         del self.heads[blocks:], self.tails[blocks:]
 
     def ask(self, vector: Vector) -> Asked:
-        near, left, far, left_after = self._parts(vector[None])
-        return Asked(
-            np.concatenate([near[0], left]),
-            np.concatenate([far[0], left_after, -left]),
-        )
+        # As `_parts`, without what numpy takes to begin with each array of one row.
+        coordinates = self.directions.dot(vector)
+        near, far = coordinates[: self.first], coordinates[self.first :]
+        square = float(vector.dot(vector)) - float(near.dot(near))
+        left = math.sqrt(max(square, 0.0) + self.margin)
+        left_after = math.sqrt(max(square - float(far.dot(far)), 0.0) + self.margin)
+        first = np.empty(self.first + 1, np.float32)
+        first[:-1], first[-1] = near, left
+        second = np.empty(self.depth - self.first + 2, np.float32)
+        second[:-2], second[-2], second[-1] = far, left_after, -left
+        return Asked(first, second)
 
     def bounds(self, asked: Asked, count: int) -> Vector:
         """What the cosine of each of the first `count` rows cannot exceed, but for `margin`."""
@@ -145,7 +152,7 @@ def segments(rows: Rows) -> Iterator[tuple[int, slice]]:
     if first == last:
         yield first, slice(0, len(rows))
         return
-    edges = np.searchsorted(rows, np.arange(first, last + 2) * BLOCK).tolist()
+    edges = rows.searchsorted(np.arange(first, last + 2) * BLOCK).tolist()
     for at in range(first, last + 1):
         start, end = edges[at - first], edges[at - first + 1]
         if start < end:

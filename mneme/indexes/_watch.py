@@ -20,7 +20,7 @@ REMEMBERED = 64
 GROWTH = 4
 """How many times the rows it was fitted to make a sketch old."""
 
-DRIFT = 0.03
+DRIFT = 0.06
 """By how much the floors may move, a cosine."""
 
 MEMORY = 1 / 16
@@ -60,7 +60,7 @@ class Watch:
 
     def is_due(self, rows: int) -> bool:
         """Whether a fit to the `rows` there are now is likely to pay."""
-        if self._searches < min(self._patience, LEAST):
+        if self._searches < min(self._patience, LEAST) or self._searches % FIRST_FIT:
             return False
         if rows >= GROWTH * self._rows or abs(self._usual_floor() - self._floor) > DRIFT:
             return True

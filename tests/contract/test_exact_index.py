@@ -311,7 +311,7 @@ class TestFitting:
 
         vectors = clustered(5_000, 64, 1)
         index = filled(vectors, start=start)
-        searches(index, vectors[:20], 0.9)
+        searches(index, vectors[:40], 0.9)
         assert len(tried) > 1
 
     def test_it_follows_the_floor(self) -> None:
