@@ -117,7 +117,8 @@ class Sketch:
         found = np.empty(count, np.float32)
         for at in range(-(-count // BLOCK)):
             own = found[at * BLOCK : (at + 1) * BLOCK]
-            np.dot(asked.first, self.heads[at][:, : len(own)], out=own)
+            # Not `numpy.dot`: that copies a matrix whose rows are not whole.
+            np.matmul(asked.first, self.heads[at][:, : len(own)], out=own)
         return found
 
     def tighten(self, asked: Asked, rows: Rows, bounds: Vector) -> Vector:
