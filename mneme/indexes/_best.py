@@ -7,7 +7,9 @@ import numpy as np
 from mneme.indexes._sketch import Rows
 from mneme.records import Vector
 
-__all__ = ["Best"]
+__all__ = ["Best", "leading"]
+
+SAMPLED = 2_048
 
 NONE: Rows = np.empty(0, np.intp)
 NO_COSINES: Vector = np.empty(0, np.float32)
@@ -47,7 +49,12 @@ class Best:
         if self.floor > -np.inf:
             good = (cosines >= self.floor).nonzero()[0]
             return good[_top(cosines[good], self.k)] if len(good) > self.k else good
-        return _top(cosines, self.k) if len(cosines) > self.k else np.arange(len(cosines))
+        if len(cosines) <= self.k:
+            return np.arange(len(cosines))
+        if len(cosines) <= SAMPLED:
+            return _top(cosines, self.k)
+        good = leading(cosines, self.k)
+        return good[_top(cosines[good], self.k)]
 
     def _merge(self, rows: Rows, cosines: Vector) -> None:
         if len(self._rows):
@@ -58,7 +65,7 @@ class Best:
                 rows, cosines = rows[best], cosines[best]
         self._rows, self._cosines = rows, cosines
         if len(rows) == self.k:
-            self.floor = max(self.floor, float(cosines.min()))
+            self.floor = max(self.floor, float(np.minimum.reduce(cosines)))
 
 
 def _at_least(floor: float) -> float:
@@ -71,3 +78,23 @@ def _at_least(floor: float) -> float:
 
 def _top(cosines: Vector, k: int) -> Rows:
     return cosines.argpartition(len(cosines) - k)[-k:]
+
+
+def leading(values: Vector, wanted: int) -> Rows:
+    """
+    Where the `wanted` greatest of `values` are, ascending, and some others perhaps.
+
+    From a sample, since parting all of them takes longer than it took to compute them.
+    """
+    sample = values[:: max(1, len(values) // SAMPLED)]
+    rank = max(2, wanted * len(sample) // len(values) + 1)
+    while rank < len(sample):
+        guess = np.partition(sample, len(sample) - rank)[len(sample) - rank]
+        rows: Rows = (values >= guess).nonzero()[0]
+        if len(rows) > 4 * wanted:
+            rows = rows[_top(values[rows], wanted)]
+            rows.sort()
+        if len(rows) >= wanted:
+            return rows
+        rank *= 4
+    return np.arange(len(values))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mneme.indexes._best import Best
+from mneme.indexes._best import Best, leading
 from mneme.indexes._fit import cost
 from mneme.indexes._sketch import BLOCK, Rows, Sketch, segments
 from mneme.records import Vector
@@ -24,8 +24,6 @@ DENSE = 4
 
 AT_ONCE = 1_024
 """Scattered rows that are gathered at a time: they should fit into a cache."""
-
-SAMPLED = 2_048
 
 MET = np.float32(np.nan)
 """The bound of a row that was compared already: no floor lets it through."""
@@ -55,7 +53,7 @@ def compare_likely(
     if best.has_floor:
         rows = (bounds >= best.floor - sketch.margin).nonzero()[0]
     if rows is None or len(rows) > count // MANY:
-        first = _promising(bounds, few)
+        first = leading(bounds, few)
         compared += _compare(blocks, count, first, vector, best)
         bounds[first] = MET
         rows = (bounds >= best.floor - sketch.margin).nonzero()[0]
@@ -93,19 +91,3 @@ def _compare(blocks: Sequence[Vector], count: int, rows: Rows, vector: Vector, b
             some = slice(start, start + AT_ONCE)
             best.add(rows[part][some], block.take(inside[some], axis=0) @ vector)
     return len(rows)
-
-
-def _promising(bounds: Vector, wanted: int) -> Rows:
-    """At least `wanted` rows, where there are so many, and few more, of about the best bounds."""
-    sample = bounds[:: max(1, len(bounds) // SAMPLED)]
-    rank = max(2, wanted * len(sample) // len(bounds) + 1)
-    while True:
-        rank = min(rank, len(sample))
-        guess = np.partition(sample, len(sample) - rank)[len(sample) - rank]
-        rows = np.flatnonzero(bounds >= guess)
-        if len(rows) >= wanted or rank == len(sample):
-            break
-        rank *= 4
-    if len(rows) > FEW * wanted:
-        rows = np.sort(rows[np.argpartition(bounds[rows], len(rows) - wanted)[-wanted:]])
-    return rows
