@@ -69,8 +69,8 @@ class Watch:
 
     @property
     def is_lossy(self) -> bool:
-        """Whether searches cost more with the sketch than without."""
-        return self._expected is not None and self._share > 1.0
+        """Whether searches with a sketch cost more than without one."""
+        return self._share > 1.0
 
     def _usual_floor(self) -> float:
         floors = [one.floor for one in tuple(self.past)]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mneme.indexes import ExactIndex
+from mneme.indexes._compare import compare_likely
 from mneme.indexes._fit import Past, fitted
 from mneme.indexes._sketch import BLOCK, Sketch
 from mneme.records import Key, Vector
@@ -272,6 +273,49 @@ def test_searching_while_others_write_and_fit() -> None:
         raise failures[0]
 
 
+def test_changes_between_the_steps_of_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that change while a sketch is being told of them are found as they are then."""
+    vectors = isotropic(300, 16, 4)
+    index = filled(vectors)
+    rows = {key_of(at): vector for at, vector in enumerate(vectors)}
+    steps = iter(range(300))
+
+    def change(seconds: float) -> None:
+        at = next(steps)
+        rows[key_of(at)] = vectors[-at - 1]
+        index.add(key_of(at), rows[key_of(at)])
+        if at % 2 and len(rows) > 100:
+            del rows[key_of(at - 1)]
+            index.remove(key_of(at - 1))
+
+    monkeypatch.setattr("mneme.indexes.exact.STEP", 16 * 16 * 10)
+    monkeypatch.setattr("mneme.indexes.exact.time.sleep", change)
+    index.adopt(some_sketch(16, 3))
+    assert next(steps) > 5
+    for vector in vectors:
+        check(index, rows, vector, 3, 0.99)
+
+
+def test_a_change_in_the_middle_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read of two states is thrown away, and the search made again."""
+    vectors = isotropic(300, 16, 4)
+    index = filled(vectors)
+    index.adopt(some_sketch(16, 3))
+    searched = 0
+
+    def interrupted(*args: Any) -> float:
+        nonlocal searched
+        searched += 1
+        share = compare_likely(*args)
+        if searched == 1:
+            index.add(key_of(7), -vectors[7])
+        return share
+
+    monkeypatch.setattr("mneme.indexes.exact.compare_likely", interrupted)
+    assert not index.search(vectors[7], k=1, at_least=0.99)
+    assert searched == 2
+
+
 def searches(index: ExactIndex, questions: Vector, at_least: float, k: int = 8) -> None:
     for question in questions:
         index.search(question, k=k, at_least=at_least)
@@ -327,12 +371,11 @@ class TestFitting:
     def test_one_that_loses_is_dropped(self) -> None:
         """A sketch that rules nothing out costs more than it saves, so it goes."""
         vectors = isotropic(5_000, 64, 1)
-        index = filled(vectors, start=lambda fit: fit())
-        searches(index, vectors[:100], -0.9, k=5_000)
+        index = filled(vectors, start=lambda fit: None)
         bare = index.memory_bytes
         index.adopt(some_sketch(64, 1))
         assert index.memory_bytes > bare
-        searches(index, vectors[:300], -0.9, k=5_000)
+        searches(index, vectors[:300], -1.0, k=5_000)
         assert index.memory_bytes == bare
 
     def test_data_that_no_sketch_suits(self) -> None:
