@@ -59,7 +59,7 @@ class Sketch:
         self.depth = depth
         # Each coordinate is off by up to dim roundoffs (Higham, Accuracy and Stability of
         # Numerical Algorithms, 3.5), a vector of them by sqrt(depth) times that.
-        self.margin = (2.0 * depth**0.5 + 6.0) * (dim + 16) * UNIT_ROUNDOFF
+        self.margin: float = (2.0 * depth**0.5 + 6.0) * (dim + 16) * UNIT_ROUNDOFF
         self.heads: list[Vector] = []
         self.tails: list[Vector] = []
 

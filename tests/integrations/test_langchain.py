@@ -23,6 +23,7 @@ from langchain_core.outputs import (
     Generation,
     GenerationChunk,
 )
+from support.worlds import LOOPS
 
 import mneme
 from mneme import AsyncSemanticCache, MemoryStore, SemanticCache
@@ -82,7 +83,7 @@ def cache(clock: ManualClock) -> SemanticCache:
     )
 
 
-@pytest.fixture(params=["invoke", "asyncio", "trio"])
+@pytest.fixture(params=["invoke", *LOOPS])
 def ask(request: pytest.FixtureRequest) -> Any:
     """Ask a model something, in one of the worlds."""
     way: str = request.param

@@ -26,7 +26,7 @@ from support.asgi import read_all
 from support.providers import ROUTES, shared_cache, spoken
 from support.servers import on_hypercorn_trio, on_uvicorn
 from support.upstream import Upstream, upstream
-from support.worlds import PATIENCE, WORLDS, World
+from support.worlds import LOOPS, PATIENCE, WORLDS, World
 
 from mneme.asgi import SemanticCacheMiddleware
 from mneme.transports import AsyncSemanticCacheTransport, SemanticCacheTransport
@@ -161,7 +161,10 @@ def behind_asgi(up: Upstream) -> Any:
     return SemanticCacheMiddleware(model, cache=shared_cache(), routes=ROUTES)
 
 
-@pytest.fixture(scope="module", params=["uvicorn", "hypercorn -k trio", "gunicorn", "transport"])
+PLACES = ["uvicorn", *(["hypercorn -k trio"] if "trio" in LOOPS else []), "gunicorn", "transport"]
+
+
+@pytest.fixture(scope="module", params=PLACES)
 def place(request: pytest.FixtureRequest) -> Iterator[tuple[str, str, Upstream]]:
     """Where the cache is: its name, the URL to ask, and the model that counts."""
     name: str = request.param
