@@ -150,15 +150,20 @@ class Core(Keeper):
         record.used = True
         return hit
 
-    def at_hand(self, ask: Ask) -> Hit | None:
+    def at_hand(self, ask: Ask, *also: Ask) -> Hit | None:
         """
         What memory answers at once, counted; None where the flow has to be asked. It is what
-        the flow would say, without the flow's microseconds.
+        the flow would say, without the flow's microseconds. `also` are the same question in
+        other partitions, for where the first has no answer.
         """
         if not self.is_open or context.current_mode.get() != "serve" or self.judges.of(ask).shadows:
             return None
         try:
-            hit = None if self.is_behind() else self.recall(ask)
+            if self.is_behind():
+                return None
+            hit = self.recall(ask)
+            for other in also:
+                hit = hit or self.recall(other)
         except StoreBackendError:
             # The flow tells of it.
             return None

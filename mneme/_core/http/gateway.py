@@ -43,7 +43,7 @@ from mneme._core.keys import (
     Unaskable,
 )
 from mneme._core.settings import check_count
-from mneme.errors import NamespaceRequiredError, StoreBackendError
+from mneme.errors import NamespaceRequiredError
 from mneme.records import Hit, Identity, Miss, Terms
 
 __all__ = ["Gateway", "Outcome"]
@@ -133,11 +133,8 @@ class Gateway:
 
     def recall(self, fingerprint: bytes) -> Hit | None:
         """The exact layer's answer to what was asked in just these bytes before, if it has one."""
-        core = self.core
         asks = self._known.get(fingerprint, self._varying)
-        if not asks or not core.is_open or context.current_mode.get() != "serve":
-            return None
-        return self._at_hand(asks)
+        return self.core.at_hand(*asks) if asks else None
 
     def passed_by(self, why: Literal["bypass", "uncacheable"] = "bypass") -> Forward:
         """Tell hooks of a request on a route that is not looked up: not wanted, or no question."""
@@ -207,7 +204,7 @@ class Gateway:
         asks = self._questions.all(ask)
         identity = asks[-1].identity
         while True:
-            if (hit := self._at_hand(asks)) is not None:
+            if (hit := core.at_hand(*asks)) is not None:
                 return hit
             relay = Relay(self._max_response_bytes, place)
             flight, leads = core.flights.board(identity, may_wait=port.may_wait, shared=relay)
@@ -223,21 +220,6 @@ class Gateway:
             if flight.ending != "cancelled":
                 vector = flight.found.vector if isinstance(flight.found, Miss) else None
                 return await self._alone(port, asked, vector)
-
-    def _at_hand(self, asks: tuple[Ask, ...]) -> Hit | None:
-        """What memory answers at once, so that it needs no flight."""
-        core = self.core
-        try:
-            if not core.is_open or core.is_behind():
-                return None
-            for ask in asks:
-                if (hit := core.recall(ask)) is not None:
-                    core.told(hit, asks[0])
-                    return hit
-        except StoreBackendError:
-            # The flow tells of it.
-            pass
-        return None
 
     async def _lead(self, port: Port, asked: _Asked, lead: Lead) -> Outcome:
         try:
