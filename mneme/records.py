@@ -26,6 +26,7 @@ __all__ = [
     "Partition",
     "Payload",
     "PayloadKind",
+    "Selection",
     "Stats",
     "Terms",
     "Vector",
@@ -130,7 +131,12 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one commit does, or what others did since a mark: entries put, identities removed."""
+    """
+    What one commit does, or what others did since a mark.
+
+    In this order: the namespaces ``cleared`` are emptied, then identities ``removed``, then
+    entries put.
+    """
 
     puts: tuple[Entry, ...] = ()
     removed: tuple[Identity, ...] = ()
@@ -141,6 +147,38 @@ class Changes:
     labels: tuple[Label, ...] = ()
     states: Mapping[str, bytes] = field(default_factory=dict)
     """What policies have learned, by name; each replaces what stood under its name."""
+    cleared: tuple[str, ...] = ()
+    used: tuple[Identity, ...] = ()
+    """Entries that answered since the last commit; a store that evicts spares them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """
+    Which entries are meant: those that meet all that is given. Nothing given: all.
+
+    ``created_before`` is in seconds since the epoch; ``dead_by`` chooses what is neither
+    fresh nor stale at that time.
+    """
+
+    namespace: str | None = None
+    tag: str | None = None
+    created_before: float | None = None
+    dead_by: float | None = None
+
+    def has(self, entry: Entry) -> bool:
+        """Whether `entry` is meant."""
+        return (
+            (self.namespace is None or entry.namespace == self.namespace)
+            and (self.tag is None or self.tag in entry.tags)
+            and (self.created_before is None or entry.created_at < self.created_before)
+            and (self.dead_by is None or _is_dead(entry, self.dead_by))
+        )
+
+
+def _is_dead(entry: Entry, now: float) -> bool:
+    is_stale = entry.expires_at is not None and now >= entry.expires_at
+    return is_stale and (entry.dies_at is None or now >= entry.dies_at)
 
 
 @dataclass(frozen=True, slots=True)

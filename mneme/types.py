@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from mneme.records import Changes, Entry, Hit, Identity, Key, Label, Miss, Payload, Vector
+from mneme.records import (
+    Candidate,
+    Changes,
+    Entry,
+    Hit,
+    Identity,
+    Key,
+    Label,
+    Miss,
+    Partition,
+    Payload,
+    Selection,
+    Vector,
+)
 
 __all__ = [
     "AnyEmbedder",
@@ -22,6 +35,8 @@ __all__ = [
     "Remembering",
     "Rewrite",
     "SameAnswer",
+    "SearchableStore",
+    "Searching",
     "Store",
     "Validator",
     "Verifier",
@@ -182,6 +197,59 @@ class Remembering(Protocol):
 
     def states(self) -> Mapping[str, bytes]:
         """The last state committed under each name."""
+        ...
+
+
+@runtime_checkable
+class Searching(Protocol):
+    """What can answer lookups itself, without its entries being in this process."""
+
+    def fetch(self, identities: Sequence[Identity]) -> Sequence[Entry | None]:
+        """The entry of each identity, in order and without its vector; None: there is none."""
+        ...
+
+    def search(
+        self, partition: Partition, vector: Vector, *, k: int, at_least: float, now: float
+    ) -> Sequence[Candidate]:
+        """
+        At most `k` entries of `partition` with a cosine of `at_least`, best first.
+
+        The cosine is that of the float32 vectors that were put, however the engine found them.
+        Entries that are dead at `now` (seconds since the epoch) are not among them.
+        """
+        ...
+
+
+@runtime_checkable
+class SearchableStore(Searching, Store, Protocol):
+    """
+    A store whose engine searches, counts and evicts: no process holds its entries.
+
+    Promises beside those of `Store` (each one a test in
+    `mneme.testing.SearchableStoreContract`): what `commit` returned from is found by the next
+    `fetch` and `search` of any process; a search sees one partition and nothing of others,
+    however rare it is; dead entries are neither fetched, searched nor counted; what was
+    chosen to be removed is gone for every process.
+    """
+
+    def remove(self, chosen: Selection, limit: int) -> int:
+        """Remove at most `limit` of the entries that `chosen` says; how many were removed."""
+        ...
+
+    def count(self, chosen: Selection) -> int:
+        """How many entries `chosen` says; cheap for a whole namespace."""
+        ...
+
+    def sizes(self) -> Mapping[str, int]:
+        """How many entries each namespace holds; those with none are left out."""
+        ...
+
+    def trim(self, limit: int, namespace: str | None = None) -> int:
+        """
+        Evict from `namespace`, or from all, until at most `limit` entries are left; how many
+        went. Those go first that have not been put or `used` (see `Changes`) for longest.
+        Cheap where nothing has to go.
+        """
         ...
 
 
