@@ -9,7 +9,7 @@ from typing import Protocol
 from mneme import context
 from mneme._core.choose import Choice, Rules, Trial, Unusable, as_hit, choose
 from mneme._core.judge import Judge
-from mneme._core.keeper import Keeper
+from mneme._core.keeper import Keeper, _store_errors
 from mneme._core.keys import Ask, Counts, check_namespace, check_prompt, partition_of
 from mneme.errors import (
     NamespaceRequiredError,
@@ -17,6 +17,7 @@ from mneme.errors import (
 )
 from mneme.records import (
     Candidate,
+    Entry,
     Explanation,
     Health,
     Hit,
@@ -126,7 +127,27 @@ class Core(Keeper):
         self, partition: Partition, vector: Vector, at_least: float = -1.0
     ) -> tuple[Candidate, ...]:
         """The nearest live entries of `partition`, best first, as in `Live.near`."""
+        if (engine := self.engine) is not None:
+            with _store_errors(self.store):
+                return tuple(
+                    engine.search(
+                        partition, vector, k=NEIGHBOURS, at_least=at_least, now=self.clock()
+                    )
+                )
         return self.live.near(partition, vector, NEIGHBOURS, at_least)
+
+    def may_hold(self, partition: Partition) -> bool:
+        """Whether there is anything in `partition` that a search could find."""
+        return self.engine is not None or self.live.search_size(partition) > 0
+
+    def fetched(self, ask: Ask) -> Hit | None:
+        """The exact layer's hit, asked of the engine. Touches the store."""
+        if (engine := self.engine) is None:
+            # It is not needed any more: memory has been filled meanwhile.
+            return self.recall(ask)
+        with _store_errors(self.store):
+            entry = engine.fetch([ask.identity])[0]
+        return None if entry is None else self.exact(entry, ask)
 
     def recall(self, ask: Ask, *, stale: bool = False) -> Hit | None:
         """The exact layer: a fresh hit, or with `stale` one that is past its time."""
@@ -136,7 +157,13 @@ class Core(Keeper):
             record = ledger.find(ask.partition, ask.key)
             if record is None:
                 return self._recall_alias(ask) if len(self.aliases) and not stale else None
-        entry = record.entry
+        hit = self.exact(record.entry, ask, stale=stale)
+        if hit is not None:
+            record.used = True
+        return hit
+
+    def exact(self, entry: Entry, ask: Ask, *, stale: bool = False) -> Hit | None:
+        """`entry`, whose question is that of `ask`, as a hit; None if it is not to be served."""
         is_plain = ask.threshold is None and ask.limits is None
         rules = self.rules if is_plain else self.rules_for(ask)
         try:
@@ -147,7 +174,6 @@ class Core(Keeper):
             return None
         if (hit.ttl_seconds is not None and hit.ttl_seconds <= 0) is not stale:
             return None
-        record.used = True
         return hit
 
     def at_hand(self, ask: Ask, *also: Ask) -> Hit | None:
@@ -219,9 +245,7 @@ class Core(Keeper):
             if verdict.reason == "expired":
                 self.doom(candidate.entry.identity, "expired")
         if choice.hit is not None and choice.entry is not None:
-            record = self.live.find(choice.entry.partition, choice.entry.key)
-            if record is not None:
-                record.used = True
+            self.note_use(choice.entry)
             return choice.hit
         return Miss(
             choice.reason,
@@ -233,6 +257,12 @@ class Core(Keeper):
             choice.would_serve,
             choice.trial,
         )
+
+    def note_use(self, entry: Entry) -> None:
+        """An entry that was used goes later than others."""
+        record = self.live.find(entry.partition, entry.key)
+        if record is not None:
+            record.used = True
 
     def shadowed(self, ask: Ask, hit: Hit) -> Miss:
         """In shadow mode the exact layer serves nothing either: `hit` as a miss."""
@@ -329,11 +359,11 @@ class Core(Keeper):
     # -- telling -------------------------------------------------------------------------------
 
     def stats(self, namespace: str | None = None) -> Stats:
-        ledger, total = self.live.ledger, self.tally.total
+        total, sizes = self.tally.total, self.sizes()
         index_bytes = self.live.index_bytes(namespace)
         return Stats(
             namespace=namespace,
-            entries=ledger.size(namespace),
+            entries=sum(sizes.values()) if namespace is None else sizes.get(namespace, 0),
             hits_exact=total("hits_exact", namespace),
             hits_semantic=total("hits_semantic", namespace),
             misses=total("misses", namespace),
@@ -342,7 +372,7 @@ class Core(Keeper):
             failed_open=total("failed_open", namespace),
             embedder_fingerprint=self.embedder.fingerprint,
             vector_dtype="float32",
-            memory_bytes_estimate=ledger.memory_bytes(namespace) + index_bytes,
+            memory_bytes_estimate=self.live.ledger.memory_bytes(namespace) + index_bytes,
             index_memory_bytes=index_bytes,
             labels_right=total("labels_right", namespace),
             labels_wrong=total("labels_wrong", namespace),
@@ -354,19 +384,22 @@ class Core(Keeper):
         bound = None if tightening is None else tightening.bound
         return bound.upper if bound is not None and bound.hits else None
 
+    def oldest_age(self) -> float | None:
+        """Seconds since the oldest entry was put; None: there is none, or memory cannot tell."""
+        created = [record.entry.created_at for record in self.live.ledger.records()]
+        return max(0.0, self.clock() - min(created)) if created else None
+
     def health(self) -> Health:
-        ledger = self.live.ledger
-        created = [record.entry.created_at for record in ledger.records()]
-        bad_rows = self.store.bad_rows
+        sizes, bad_rows = self.sizes(), self.store.bad_rows
         return Health(
             healthy=self.is_open and not bad_rows,
             schema_version=self.store.schema_version,
             integrity_ok=not bad_rows,
             # Another embedder's store does not open, so an open one is this embedder's.
             embedder_fingerprint_match=self.is_open,
-            entries=len(created),
-            namespaces=len(ledger.namespaces()),
-            oldest_entry_age_seconds=max(0.0, self.clock() - min(created)) if created else None,
+            entries=sum(sizes.values()),
+            namespaces=len(sizes),
+            oldest_entry_age_seconds=self.oldest_age(),
             index_backend=self.index_backend,
             store_backend=type(self.store).__name__,
             vector_dtype="float32",

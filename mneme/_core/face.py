@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from mneme._core.calibration import Calibration
 from mneme._core.core import Core
+from mneme._core.engine import EngineCore
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import Ask, check_namespace
 from mneme._core.keys import normalize as normalize_prompt
@@ -28,6 +29,7 @@ from mneme.types import (
     MetricsHook,
     Normalizer,
     SameAnswer,
+    SearchableStore,
     Store,
     Validator,
     Verifier,
@@ -195,13 +197,14 @@ class Face:
             self_check=self_check,
             clock=clock,
         )
+        if store is None:
+            store = SQLiteStore(path or "", durability=durability)
+        kind = EngineCore if isinstance(store, SearchableStore) else Core
         self._adopt(
-            Core(
+            kind(
                 settings,
                 threshold=threshold,
-                store=store
-                if store is not None
-                else SQLiteStore(path or "", durability=durability),
+                store=store,
                 embedder=embedder,
                 index_factory=ExactIndex,
                 index_backend="numpy",

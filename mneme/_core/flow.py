@@ -40,6 +40,7 @@ __all__ = [
     "compare",
     "explain",
     "fill",
+    "known",
     "learn",
     "look",
     "look_many",
@@ -79,6 +80,8 @@ class Port(Protocol):
 
     async def catch_up(self) -> None: ...
 
+    async def fetch(self, ask: Ask) -> Hit | None: ...
+
     async def embed(self, text: str) -> Any: ...
 
     async def embed_many(self, texts: Sequence[str]) -> Any: ...
@@ -114,7 +117,7 @@ async def look(port: Port, ask: Ask, vector: Any = None, *, also: Ask | None = N
     """
     ask, outcome = await begun(port, ask)
     if outcome is None and also is not None:
-        outcome = port.core.recall(also)
+        outcome = await known(port, also)
     if outcome is None:
         outcome = await compare(port, ask, vector, also)
     return port.core.told(outcome, ask)
@@ -177,7 +180,10 @@ async def explain(port: Port, ask: Ask, vector: Any = None) -> Explanation:
         except EMBEDDER_WEATHER:
             outcome = outcome if outcome is not None else core.miss(ask, "embedder_failed")
         else:
-            candidates = await port.near(ask.partition, unit)
+            try:
+                candidates = await port.near(ask.partition, unit)
+            except STORE_WEATHER:
+                outcome = outcome if outcome is not None else core.miss(ask, "store_failed")
             if outcome is None:
                 outcome = core.weighed(ask, unit, candidates)
     elif outcome is None:
@@ -288,12 +294,26 @@ async def _settled(port: Port, ask: Ask) -> Hit | Miss | None:
         if core.is_behind():
             await port.catch_up()
     except STORE_WEATHER as exc:
-        core.tally.failed_open("store", ask.namespace, exc, core.clock())
-        return core.miss(ask, "store_failed")
-    found = core.recall(ask)
-    if found is not None and core.judges.of(ask).shadows:
+        return _without_store(core, ask, exc)
+    found = await known(port, ask)
+    if isinstance(found, Hit) and core.judges.of(ask).shadows:
         return core.shadowed(ask, found)
     return found
+
+
+async def known(port: Port, ask: Ask) -> Hit | Miss | None:
+    """
+    The exact layer's hit, from memory or from an engine that holds what memory does not; a
+    miss where that one is down.
+    """
+    core = port.core
+    found = core.recall(ask)
+    if found is not None or core.engine is None:
+        return found
+    try:
+        return await port.fetch(ask)
+    except STORE_WEATHER as exc:
+        return _without_store(core, ask, exc)
 
 
 async def compare(port: Port, ask: Ask, vector: Any = None, also: Ask | None = None) -> Hit | Miss:
@@ -306,14 +326,17 @@ async def compare(port: Port, ask: Ask, vector: Any = None, also: Ask | None = N
     except EMBEDDER_WEATHER as exc:
         return _without_embedder(core, ask, exc)
     floor = core.floor(ask)
-    candidates = await port.near(ask.partition, unit, floor)
-    if also is not None:
-        beside = await port.near(also.partition, unit, floor)
-        candidates = sorted((*candidates, *beside), key=lambda one: -one.similarity)
+    try:
+        candidates = await port.near(ask.partition, unit, floor)
+        if also is not None:
+            beside = await port.near(also.partition, unit, floor)
+            candidates = sorted((*candidates, *beside), key=lambda one: -one.similarity)
+    except STORE_WEATHER as exc:
+        return _without_store(core, ask, exc)
     outcome = core.judge(ask, unit, candidates)
     if not candidates and isinstance(outcome, Miss):
         searched = [ask] if also is None else [ask, also]
-        if any(core.live.search_size(one.partition) for one in searched):
+        if any(core.may_hold(one.partition) for one in searched):
             # All are below the floor, and none was near enough to be measured.
             outcome = replace(outcome, reason="below_threshold")
     if core.judges.of(ask).manner.verify is not None and candidates:
@@ -335,6 +358,11 @@ async def _embed_many(port: Port, texts: Sequence[str]) -> list[UnitVector]:
     if len(texts) == 1:
         return [as_unit(await port.embed(texts[0]), port.core.dim)]
     return as_units(await port.embed_many(texts), len(texts), port.core.dim)
+
+
+def _without_store(core: Core, ask: Ask, exc: Exception) -> Miss:
+    core.tally.failed_open("store", ask.namespace, exc, core.clock())
+    return core.miss(ask, "store_failed")
 
 
 def _without_embedder(core: Core, ask: Ask, exc: Exception) -> Miss:

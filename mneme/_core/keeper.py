@@ -44,7 +44,7 @@ from mneme.records import (
     Partition,
     Terms,
 )
-from mneme.types import AnyEmbedder, Compactable, IndexFactory, Remembering, Store
+from mneme.types import AnyEmbedder, Compactable, IndexFactory, Remembering, Searching, Store
 
 __all__ = ["CHUNK", "Keeper", "TaskCrew"]
 
@@ -109,6 +109,8 @@ class Keeper:
         self.is_open = False
         self.is_closed = False
         self.is_checked = settings.self_check is False
+        self.engine: Searching | None = None
+        """Who answers what memory does not hold; None: memory holds everything."""
         ledger = Ledger(settings.max_entries, settings.namespace_quotas)
         self.live = Live(ledger, self.dim, index_factory)
         self._to_forget: deque[Callable[[Entry], bool]] = deque()
@@ -213,7 +215,7 @@ class Keeper:
 
     def draft(self, ask: Ask, response: Any, terms: Terms) -> Entry | None:
         """See `admission.draft`."""
-        quota = self.live.ledger.quotas.get(ask.namespace)
+        quota = self.quota_of(ask.namespace)
         return draft(ask, response, terms, self.settings, now=self.clock(), quota=quota)
 
     def commit(self, puts: Sequence[Entry], removed: Sequence[Identity] = ()) -> int:
@@ -353,8 +355,16 @@ class Keeper:
         for identity in self.live.set_quota(namespace, quota):
             self.doom(identity, "eviction")
 
+    def quota_of(self, namespace: str) -> int | None:
+        return self.live.ledger.quotas.get(namespace)
+
+    def sizes(self) -> Mapping[str, int]:
+        """How many entries each namespace holds."""
+        ledger = self.live.ledger
+        return {namespace: ledger.size(namespace) for namespace in ledger.namespaces()}
+
     def namespaces(self) -> list[str]:
-        return self.live.ledger.namespaces()
+        return sorted(self.sizes())
 
 
 def _save_counts(store: Store, tally: Tally) -> None:

@@ -25,8 +25,9 @@ from anyio.abc import TaskGroup
 
 from mneme._core.core import Core
 from mneme._core.flights import Flight
+from mneme._core.keys import Ask
 from mneme.errors import EmbeddingError, MnemeError, StoreBackendError
-from mneme.records import Candidate, Entry, Identity, Partition, Vector
+from mneme.records import Candidate, Entry, Hit, Identity, Partition, Vector
 
 __all__ = [
     "BlockingPort",
@@ -90,6 +91,9 @@ class BlockingPort:
     async def catch_up(self) -> None:
         self._store(self.core.catch_up)
 
+    async def fetch(self, ask: Ask) -> Hit | None:
+        return self._store(self.core.fetched, ask)
+
     async def embed(self, text: str) -> Any:
         return self._embed(self.core.embedder.embed, text)
 
@@ -102,6 +106,8 @@ class BlockingPort:
     async def near(
         self, partition: Partition, vector: Vector, at_least: float = -1.0
     ) -> Sequence[Candidate]:
+        if self.core.engine is not None:
+            return self._store(self.core.near, partition, vector, at_least)
         return self.core.near(partition, vector, at_least)
 
     async def commit(self, puts: Sequence[Entry], removed: Sequence[Identity] = ()) -> int:
@@ -184,6 +190,9 @@ class LoopPort:
     async def catch_up(self) -> None:
         await self._store(self.core.catch_up)
 
+    async def fetch(self, ask: Ask) -> Hit | None:
+        return await self._store(self.core.fetched, ask)
+
     async def embed(self, text: str) -> Any:
         return await self._embed(self.core.embedder.embed, text)
 
@@ -196,6 +205,8 @@ class LoopPort:
     async def near(
         self, partition: Partition, vector: Vector, at_least: float = -1.0
     ) -> Sequence[Candidate]:
+        if self.core.engine is not None:
+            return await self._store(self.core.near, partition, vector, at_least)
         if self.core.live.search_size(partition) <= INLINE_FLOATS:
             return self.core.near(partition, vector, at_least)
         return await in_worker_thread(self.core.near, partition, vector, at_least)

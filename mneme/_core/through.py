@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from mneme._core.flights import Ending, Flight
-from mneme._core.flow import Port, begun, compare, fill, learn
+from mneme._core.flow import Port, begun, compare, fill, known, learn
 from mneme._core.keys import Ask
 from mneme.records import Hit, Miss, Terms
 
@@ -61,7 +61,7 @@ class _Work:
                 return await self.alone()
             if leads:
                 with core.flights.leading(flight):
-                    return await self.alone(core.recall(ask), flight)
+                    return await self.alone(await known(self.port, ask), flight)
             await self.port.follow(flight)
             if flight.ending == "answered" and isinstance(flight.found, Hit):
                 # A copy: what one caller does to his answer is nothing to the others.
@@ -74,7 +74,7 @@ class _Work:
                     replace(found, ask=ask) if isinstance(found, Miss) else None
                 )
             if flight.ending == "filled":
-                return await self.alone(core.recall(ask))
+                return await self.alone(await known(self.port, ask))
 
     async def alone(self, found: Hit | Miss | None = None, flight: Flight | None = None) -> Any:
         """Compare, and on a miss call; `flight` is the one this caller leads."""
@@ -137,7 +137,7 @@ class _Work:
             return
         try:
             with core.renewals.leading(flight):
-                if core.recall(ask) is not None:
+                if isinstance(await known(self.port, ask), Hit):
                     return
                 value = await self.call()
                 miss = core.miss(ask, "stale")

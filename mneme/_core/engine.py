@@ -1,0 +1,295 @@
+"""
+The core over a store whose engine searches: no process holds its entries.
+
+Memory keeps what was just fetched, without vectors. With a `stale_check_interval` the exact
+layer answers from it; without one every lookup asks the engine.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from mneme._core.core import NEIGHBOURS, Core
+from mneme._core.judge import Judge
+from mneme._core.keeper import CHUNK, _store_errors as store_errors
+from mneme._core.keys import Ask
+from mneme._core.ledger import Ledger
+from mneme._core.live import Live
+from mneme.errors import StoreBackendError
+from mneme.records import Candidate, Changes, Entry, Hit, Identity, Partition, Selection, Vector
+from mneme.types import SearchableStore
+
+__all__ = ["EngineCore"]
+
+NEAR = 10_000
+"""Entries that are kept near."""
+
+MOST_USED = 10_000
+"""Identities that are remembered as used until the next commit."""
+
+RECOUNT_SECONDS = 5.0
+"""How long what `stats` says of an engine's sizes may be out of date while lookups are made."""
+
+HUNG_SECONDS = 1.0
+"""A question that waits for longer keeps others from waiting as well."""
+
+
+class EngineCore(Core):
+    """A `Core` whose entries are in an engine."""
+
+    engine: SearchableStore
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        engine = self.store
+        assert isinstance(engine, SearchableStore)
+        self.engine = engine
+        self.index_backend = "engine"
+        self.quotas = dict(self.settings.namespace_quotas)
+        self.live = Live(Ledger(NEAR), self.dim, _no_index)
+        self._sizes: dict[str, int] = {}
+        self._counted_at = float("-inf")
+        self._used: dict[Identity, None] = {}
+        self._forgotten: list[Selection] = []
+        self._waiting: dict[object, float] = {}
+        self._drops = 0
+        """How often others' changes were heard of: what was fetched before may be out of date."""
+        self._memory = threading.Lock()
+
+    # -- lookups (these touch the store) -------------------------------------------------------
+
+    def is_behind(self) -> bool:
+        interval = self.settings.stale_check_interval
+        return bool(interval) and not 0.0 <= self.clock() - self._looked_at < interval
+
+    def catch_up(self) -> None:
+        """Forget what others have changed of what is kept near."""
+        looked_at = self.clock()
+        with self._asking(), store_errors(self.store):
+            if self.store.mark() != self._mark:
+                self._drop(self.store.changes_since(self._mark))
+        self._looked_at = looked_at
+
+    def _drop(self, changes: Changes | None) -> None:
+        if changes is None:
+            mark = self.store.mark()
+            self._forget_near(Selection())
+            self._mark = mark
+            return
+        for namespace in changes.cleared:
+            self._forget_near(Selection(namespace))
+        with self._memory:
+            self._drops += 1
+            self.live.apply((), [*changes.removed, *(entry.identity for entry in changes.puts)])
+        self._mark = changes.mark
+
+    def recall(self, ask: Ask, *, stale: bool = False) -> Hit | None:
+        """From memory, which is trusted only for as long as it may be behind."""
+        if not stale and not self.settings.stale_check_interval:
+            return None
+        hit = super().recall(ask, stale=stale)
+        if hit is not None:
+            self._note(ask.identity)
+        return hit
+
+    def fetched(self, ask: Ask) -> Hit | None:
+        """The exact layer's hit, asked of the engine."""
+        drops = self._drops
+        with self._asking(), store_errors(self.store):
+            entry = self.engine.fetch([ask.identity])[0]
+            if not 0.0 <= self.clock() - self._counted_at <= RECOUNT_SECONDS:
+                self._recount()
+        if entry is None or self._is_forgotten(entry):
+            self.live.apply((), [ask.identity])
+            return None
+        self._keep_near([entry], drops)
+        hit = self.exact(entry, ask)
+        if hit is not None:
+            self._note(ask.identity)
+        return hit
+
+    def near(
+        self, partition: Partition, vector: Vector, at_least: float = -1.0
+    ) -> tuple[Candidate, ...]:
+        with self._asking(), store_errors(self.store):
+            found = self.engine.search(
+                partition, vector, k=NEIGHBOURS, at_least=at_least, now=self.clock()
+            )
+        return tuple(one for one in found if not self._is_forgotten(one.entry))
+
+    def refit(self, judge: Judge) -> None:
+        # Which entries are gone is the engine's to know; notes on them age out.
+        judge.refit(lambda identity: True)
+
+    def note_use(self, entry: Entry) -> None:
+        super().note_use(entry)
+        self._note(entry.identity)
+
+    def _note(self, identity: Identity) -> None:
+        if len(self._used) < MOST_USED:
+            self._used[identity] = None
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """A question to the engine; refused while an earlier one hangs."""
+        now, mine = time.monotonic(), object()
+        with self._memory:
+            first = min(self._waiting.values(), default=now)
+            if now - first > HUNG_SECONDS:
+                raise StoreBackendError(
+                    f"{self.store.description} has not answered for {now - first:.1f} s. "
+                    "It was not asked again. Check the server."
+                )
+            self._waiting[mine] = now
+        try:
+            yield
+        finally:
+            with self._memory:
+                del self._waiting[mine]
+
+    def _keep_near(self, entries: Sequence[Entry], drops: int) -> None:
+        """Keep what was fetched, unless others' changes were heard of since `drops`."""
+        with self._memory:
+            if drops == self._drops:
+                near = [replace(entry, vector=None) for entry in entries]
+                self.live.carry_out(self.live.plan(near, ()))
+
+    def _forget_near(self, chosen: Selection) -> None:
+        with self._memory:
+            self._drops += 1
+            self.live.apply((), self.live.select(chosen.has))
+
+    def _is_forgotten(self, entry: Entry) -> bool:
+        return any(chosen.has(entry) for chosen in self._forgotten)
+
+    # -- keeping (these touch the store) -------------------------------------------------------
+
+    def _rescan(self) -> None:
+        self._mark = self.store.mark()
+        self._recount()
+
+    def _recount(self) -> None:
+        self._counted_at = self.clock()
+        self._sizes = dict(self.engine.sizes())
+
+    def commit(self, puts: Sequence[Entry], removed: Sequence[Identity] = ()) -> int:
+        self.open()
+        with store_errors(self.store):
+            self.check_open()
+            return self._write(puts, removed)
+
+    def _write(
+        self, puts: Sequence[Entry], removed: Sequence[Identity], *, closing: bool = False
+    ) -> int:
+        drops = self._drops
+        self._remove_forgotten()
+        latest = tuple({entry.identity: entry for entry in puts}.values())
+        gone = sum(entry is not None for entry in self.engine.fetch(removed)) if removed else 0
+        used, self._used = tuple(self._used), {}
+        counts = self.tally.take_unsaved()
+        labels, states = self.judges.take_unsaved(closing=closing)
+        changes = Changes(
+            latest, tuple(removed), counts, self._mark, labels, states, used=used
+        )
+        if latest or removed or counts or labels or states or used:
+            try:
+                self._mark = self.store.commit(changes)
+            except BaseException:
+                self.tally.give_back(counts)
+                self.judges.give_back(labels)
+                raise
+        self.live.apply((), removed)
+        self._keep_near(latest, drops)
+        self._evict({entry.namespace for entry in latest})
+        for entry in latest:
+            self.tally.tell("put", namespace=entry.namespace)
+        return gone
+
+    def _evict(self, namespaces: set[str]) -> None:
+        """Keep the limits of the `namespaces` that were put into, and count what they hold."""
+        for namespace in sorted(namespaces):
+            if (quota := self.quotas.get(namespace)) is not None:
+                self._trim(quota, namespace, namespace)
+        if self.settings.max_entries is not None and namespaces:
+            # Counted where the put was that made it necessary.
+            self._trim(self.settings.max_entries, None, min(namespaces))
+        for namespace in namespaces:
+            self._sizes[namespace] = self.engine.count(Selection(namespace))
+
+    def _trim(self, limit: int, namespace: str | None, counted_in: str) -> None:
+        for _ in range(self.engine.trim(limit, namespace)):
+            self.tally.gone(counted_in, "eviction")
+
+    def doom(self, identity: Identity, event: str | None = None) -> None:
+        """Forget it here: the engine lets go of what has died by itself."""
+        if self.live.doom(identity) is not None:
+            self.live.carry_out(self.live.plan((), ()))
+
+    # -- housekeeping (these touch the store) --------------------------------------------------
+
+    def remove_where(self, chosen: Selection) -> int:
+        self.open()
+        self._forget_near(chosen)
+        count = 0
+        with store_errors(self.store):
+            self.check_open()
+            while gone := self.engine.remove(chosen, CHUNK):
+                count += gone
+            self._recount()
+        return count
+
+    def vacuum(self, namespace: str | None, compact: bool) -> int:
+        count = self.remove_where(Selection(namespace, dead_by=self.clock()))
+        if compact:
+            self.compact()
+        return count
+
+    def forget_where(self, chosen: Selection) -> None:
+        """As `remove_where`, but without waiting: the engine hears of it with the next commit."""
+        until = math.nextafter(self.clock(), math.inf)
+        self._forgotten.append(replace(chosen, created_before=until))
+        self._forget_near(chosen)
+
+    def _remove_forgotten(self) -> None:
+        while self._forgotten:
+            chosen = self._forgotten[0]
+            while self.engine.remove(chosen, CHUNK):
+                pass
+            self._forgotten.remove(chosen)
+
+    def count_where(self, chosen: Selection) -> int:
+        self.open()
+        with store_errors(self.store):
+            return self.engine.count(chosen)
+
+    # -- telling -------------------------------------------------------------------------------
+
+    def quota_of(self, namespace: str) -> int | None:
+        return self.quotas.get(namespace)
+
+    def set_quota(self, namespace: str, quota: int | None) -> None:
+        if quota is None:
+            self.quotas.pop(namespace, None)
+        else:
+            self.quotas[namespace] = quota
+
+    def keep_quota(self, namespace: str) -> None:
+        """Evict what is over the quota of `namespace`. Touches the store."""
+        with store_errors(self.store):
+            self._evict({namespace})
+
+    def sizes(self) -> Mapping[str, int]:
+        return {namespace: size for namespace, size in self._sizes.items() if size}
+
+    def oldest_age(self) -> float | None:
+        return None
+
+
+def _no_index(dim: int) -> Any:
+    raise AssertionError("what is kept near has no vectors")
