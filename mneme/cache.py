@@ -25,7 +25,7 @@ from mneme._core.ports import (
     task_crew,
 )
 from mneme.errors import CheckpointError
-from mneme.records import Explanation, Hit, Label, Miss
+from mneme.records import Explanation, Hit, Label, Miss, Selection
 from mneme.stores.sqlite import SQLiteStore
 from mneme.types import (
     AnyEmbedder,
@@ -189,7 +189,7 @@ class SemanticCache(Face):
 
     def clear(self) -> int:
         """Remove everything; the number of entries. Counters stay."""
-        return self._core.remove_where(lambda entry: True)
+        return self._core.remove_where(Selection())
 
     def labels(self) -> list[Label]:
         """
@@ -380,17 +380,17 @@ class AsyncSemanticCache(Face):
         older_than: float | timedelta | None = None,
     ) -> int:
         """See `SemanticCache.invalidate`."""
-        wanted = self._selector(tag, namespace, older_than)
-        return await self._port.run(self._core.remove_where, wanted)
+        chosen = self._selector(tag, namespace, older_than)
+        return await self._port.run(self._core.remove_where, chosen)
 
     async def clear_namespace(self, namespace: str) -> int:
         """See `SemanticCache.clear_namespace`."""
-        wanted = self._selector(None, namespace, None)
-        return await self._port.run(self._core.remove_where, wanted)
+        chosen = self._selector(None, namespace, None)
+        return await self._port.run(self._core.remove_where, chosen)
 
     async def clear(self) -> int:
         """See `SemanticCache.clear`."""
-        return await self._port.run(self._core.remove_where, lambda entry: True)
+        return await self._port.run(self._core.remove_where, Selection())
 
     async def labels(self) -> list[Label]:
         """See `SemanticCache.labels`."""

@@ -28,7 +28,7 @@ from mneme._core.keys import (
 from mneme._core.messages import are_messages, split, without_turns
 from mneme._core.ports import BlockingPort, LoopPort, drive
 from mneme._core.through import through
-from mneme.records import Entry, Explanation, Hit, Miss, Partition, Terms
+from mneme.records import Explanation, Hit, Miss, Partition, Selection, Terms
 from mneme.types import Codec, Rewrite
 
 __all__ = ["AsyncCalls", "Calls"]
@@ -155,11 +155,13 @@ class _Calls:
             self.core.told_uncacheable(exc.namespace)
             return None
 
-    def is_mine(self, entry: Entry) -> bool:
-        return self.tag in entry.tags
+    @property
+    def mine(self) -> Selection:
+        """The entries of this function, in all namespaces."""
+        return Selection(tag=self.tag)
 
     def size(self) -> int:
-        return self.core.count_where(self.is_mine)
+        return self.core.count_where(self.mine)
 
     def _known_partition(self, namespace: str, values: Args) -> Partition:
         # With their types: 1, 1.0 and True are one key to a dict and three calls to a model.
@@ -269,7 +271,7 @@ class Calls(_Calls):
         return self.core.commit((), [self.core.answering(self.ask(args, kwargs).identity)])
 
     def clear(self) -> None:
-        self.core.remove_where(self.is_mine)
+        self.core.remove_where(self.mine)
         self.counts.hits = self.counts.misses = 0
 
 
@@ -334,7 +336,7 @@ class AsyncCalls(_Calls):
 
     def clear(self) -> None:
         # No waiting on a loop: memory forgets now, the store with the next commit.
-        self.core.forget_where(self.is_mine)
+        self.core.forget_where(self.mine)
         self.counts.hits = self.counts.misses = 0
 
 

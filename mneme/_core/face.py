@@ -20,7 +20,7 @@ from mneme._core.threshold import CalibratedThreshold, threshold_of
 from mneme.errors import IndexBackendUnavailableError, QuantizationError
 from mneme.guards import DEFAULT_GUARDS
 from mneme.indexes.exact import ExactIndex
-from mneme.records import Entry, Health, Identity, Stats, Terms
+from mneme.records import Health, Identity, Selection, Stats, Terms
 from mneme.stores.sqlite import SQLiteStore
 from mneme.types import (
     AnyEmbedder,
@@ -287,7 +287,7 @@ class Face:
         tag: str | None,
         namespace: str | None,
         older_than: float | timedelta | None,
-    ) -> Callable[[Entry], bool]:
+    ) -> Selection:
         if tag is None and namespace is None and older_than is None:
             raise ValueError(
                 "invalidate needs tag=, namespace= or older_than=. Nothing was removed. "
@@ -297,15 +297,7 @@ class Face:
             check_namespace(namespace)
         seconds = as_seconds(older_than, "older_than")
         horizon = None if seconds is None else self._core.clock() - seconds
-
-        def is_wanted(entry: Entry) -> bool:
-            return (
-                (tag is None or tag in entry.tags)
-                and (namespace is None or entry.namespace == namespace)
-                and (horizon is None or entry.created_at < horizon)
-            )
-
-        return is_wanted
+        return Selection(namespace, tag, created_before=horizon)
 
 
 Pairs: TypeAlias = Iterable[tuple[str, Any]] | Mapping[str, Any]

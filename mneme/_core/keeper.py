@@ -22,7 +22,6 @@ from mneme._core.aliases import Aliases
 from mneme._core.calibration import Calibration
 from mneme._core.choose import Rules
 from mneme._core.flights import Flights
-from mneme._core.freshness import freshness
 from mneme._core.judges import Judges
 from mneme._core.keys import Ask
 from mneme._core.ledger import Ledger
@@ -42,6 +41,7 @@ from mneme.records import (
     Identity,
     Label,
     Partition,
+    Selection,
     Terms,
 )
 from mneme.types import AnyEmbedder, Compactable, IndexFactory, Remembering, Searching, Store
@@ -113,7 +113,7 @@ class Keeper:
         """Who answers what memory does not hold; None: memory holds everything."""
         ledger = Ledger(settings.max_entries, settings.namespace_quotas)
         self.live = Live(ledger, self.dim, index_factory)
-        self._to_forget: deque[Callable[[Entry], bool]] = deque()
+        self._to_forget: deque[Selection] = deque()
         self._partitions: dict[str, Partition] = {}
         self._mark = 0
         self._looked_at = float("-inf")
@@ -268,23 +268,16 @@ class Keeper:
 
     # -- housekeeping (these touch the store) ---------------------------------------------------
 
-    def remove_where(self, wanted: Callable[[Entry], bool]) -> int:
-        """Remove the entries that `wanted` says; their number. Commits a chunk at a time."""
-        identities = self._select(wanted)
+    def remove_where(self, chosen: Selection) -> int:
+        """Remove the entries that `chosen` says; their number. Commits a chunk at a time."""
+        identities = self._select(chosen)
         return sum(
             self.commit((), identities[at : at + CHUNK]) for at in range(0, len(identities), CHUNK)
         )
 
     def vacuum(self, namespace: str | None, compact: bool) -> int:
         """Remove what has died of age; the number. `compact` also gives disk space back."""
-        now = self.clock()
-
-        def has_died(entry: Entry) -> bool:
-            if namespace is not None and entry.namespace != namespace:
-                return False
-            return freshness(now, entry.expires_at, entry.dies_at) == "expired"
-
-        identities = self._select(has_died)
+        identities = self._select(Selection(namespace, dead_by=self.clock()))
         # What has left memory before, and not yet the store, leaves it now too.
         count = len(identities) + self.live.doomed(namespace)
         for at in range(0, len(identities), CHUNK):
@@ -296,9 +289,9 @@ class Keeper:
             self.compact()
         return count
 
-    def forget_where(self, wanted: Callable[[Entry], bool]) -> None:
+    def forget_where(self, chosen: Selection) -> None:
         """As `remove_where`, but in memory only: the store hears of it with the next commit."""
-        self._to_forget.append(wanted)
+        self._to_forget.append(chosen)
         # Before the store is open there is nothing to see yet; `open` does it then.
         if self.is_open:
             self._forget_as_asked()
@@ -306,21 +299,21 @@ class Keeper:
     def _forget_as_asked(self) -> None:
         while True:
             try:
-                wanted = self._to_forget.popleft()
+                chosen = self._to_forget.popleft()
             except IndexError:
                 return
-            for identity in self.live.select(wanted):
+            for identity in self.live.select(chosen):
                 self.doom(identity)
 
-    def count_where(self, wanted: Callable[[Entry], bool]) -> int:
-        return len(self.live.select(wanted))
+    def count_where(self, chosen: Selection) -> int:
+        return len(self.live.select(chosen))
 
-    def _select(self, wanted: Callable[[Entry], bool]) -> list[Identity]:
+    def _select(self, chosen: Selection) -> list[Identity]:
         self.open()
         if self.store.mark() != self._mark:
             # What others have put a moment ago is to be removed as well.
             self.catch_up()
-        return self.live.select(wanted)
+        return self.live.select(chosen)
 
     def compact(self) -> None:
         with self._commits, _store_errors(self.store):

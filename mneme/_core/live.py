@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mneme._core.freshness import freshness
 from mneme._core.ledger import Ledger, Record
-from mneme.records import Candidate, Entry, Identity, Key, Partition, Vector
+from mneme.records import Candidate, Entry, Identity, Key, Partition, Selection, Vector
 from mneme.types import Index, IndexFactory
 
 __all__ = ["Live", "Plan"]
@@ -95,9 +95,9 @@ class Live:
             if own is None or partition in own
         )
 
-    def select(self, wanted: Callable[[Entry], bool]) -> list[Identity]:
-        """The identities of the entries that `wanted` says, oldest first."""
-        return [r.entry.identity for r in self._ledger.records() if wanted(r.entry)]
+    def select(self, chosen: Selection) -> list[Identity]:
+        """The identities of the entries that `chosen` says, oldest first."""
+        return [r.entry.identity for r in self._ledger.records() if chosen.has(r.entry)]
 
     def plan(self, puts: Sequence[Entry], asked: Iterable[Identity]) -> Plan:
         """What a commit of `puts` and the removals `asked` for will do; changes nothing."""

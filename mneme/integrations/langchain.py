@@ -16,7 +16,7 @@ from mneme._core.ports import BlockingPort, LoopPort, drive, embeds_async
 from mneme._core.settings import check_threshold
 from mneme.cache import AnyCache
 from mneme.errors import CodecError
-from mneme.records import Entry, Hit, Identity, Miss, Payload, Terms
+from mneme.records import Hit, Identity, Miss, Payload, Selection, Terms
 
 try:
     from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
@@ -79,6 +79,7 @@ class MnemeCache(BaseCache):
         self._namespace = None if namespace is None else check_namespace(namespace)
         self._terms = Terms(ttl=as_seconds(ttl, "ttl"), tags=(TAG,))
         self._threshold = None if threshold is None else check_threshold(threshold, "threshold")
+        self._mine = Selection(self._namespace, TAG)
         # Between lookup and update, so that a prompt is embedded once.
         self._misses: dict[Identity, Miss] = {}
 
@@ -97,7 +98,7 @@ class MnemeCache(BaseCache):
 
     def clear(self, **kwargs: Any) -> None:
         """Remove what LangChain's models have stored, in this cache's namespace if it has one."""
-        self._core.remove_where(self._is_mine)
+        self._core.remove_where(self._mine)
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """As `lookup`, on asyncio or trio; the embedder may be async."""
@@ -109,7 +110,7 @@ class MnemeCache(BaseCache):
 
     async def aclear(self, **kwargs: Any) -> None:
         """As `clear`."""
-        await LoopPort(self._core).run(self._core.remove_where, self._is_mine)
+        await LoopPort(self._core).run(self._core.remove_where, self._mine)
 
     def _blocking(self, work: Coroutine[Any, Any, T]) -> T:
         if embeds_async(self._core.embedder):
@@ -162,9 +163,6 @@ class MnemeCache(BaseCache):
             )
         except Unaskable:
             return None
-
-    def _is_mine(self, entry: Entry) -> bool:
-        return TAG in entry.tags and self._namespace in (None, entry.namespace)
 
 
 def _asked(prompt: str) -> Asked:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mneme import records
-from mneme.records import Explanation, Health, Hit, Miss, Stats, Verdict
+from mneme.records import Explanation, Health, Hit, Miss, Selection, Stats, Verdict
 from mneme.testing import entry, unit
 
 HIT = Hit("a", 0.9, 0.9, 1.0, "semantic", "default", {}, "q")
@@ -25,6 +25,29 @@ def test_every_record_is_frozen_and_slotted() -> None:
         assert "__dict__" not in dir(kind)
     with pytest.raises(dataclasses.FrozenInstanceError):
         HIT.response = "b"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "is_meant"),
+    [
+        (Selection(), True),
+        (Selection("n"), True),
+        (Selection("m"), False),
+        (Selection(tag="a"), True),
+        (Selection(tag="c"), False),
+        (Selection(created_before=11.0), True),
+        (Selection(created_before=10.0), False),
+        (Selection(dead_by=29.9), False),
+        (Selection(dead_by=30.0), True),
+        (Selection("n", "a", 11.0, 30.0), True),
+        (Selection("n", "c", 11.0, 30.0), False),
+    ],
+)
+def test_a_selection_means_what_meets_all_of_it(chosen: Selection, is_meant: bool) -> None:
+    """Each condition that is given has to be met; a stale entry is not dead yet."""
+    one = entry(namespace="n", tags=("a", "b"), created_at=10.0, expires_at=20.0, dies_at=30.0)
+    assert chosen.has(one) is is_meant
+    assert not Selection(dead_by=1e12).has(entry())
 
 
 class TestEntry:
