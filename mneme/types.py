@@ -205,7 +205,11 @@ class Searching(Protocol):
     """What can answer lookups itself, without its entries being in this process."""
 
     def fetch(self, identities: Sequence[Identity]) -> Sequence[Entry | None]:
-        """The entry of each identity, in order and without its vector; None: there is none."""
+        """
+        The entry of each identity, in order and without its vector; None: there is none.
+
+        One that is dead may still be there; who asks looks at its dates.
+        """
         ...
 
     def search(
@@ -228,8 +232,8 @@ class SearchableStore(Searching, Store, Protocol):
     Promises beside those of `Store` (each one a test in
     `mneme.testing.SearchableStoreContract`): what `commit` returned from is found by the next
     `fetch` and `search` of any process; a search sees one partition and nothing of others,
-    however rare it is; dead entries are neither fetched, searched nor counted; what was
-    chosen to be removed is gone for every process.
+    however rare it is; dead entries are not found by a search; what was chosen to be removed
+    is gone for every process.
     """
 
     def remove(self, chosen: Selection, limit: int) -> int:

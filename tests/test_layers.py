@@ -32,6 +32,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "core": (
         (
             "_core.core",
+            "_core.engine",
             "_core.keeper",
             "_core.tally",
             "_core.live",
@@ -46,7 +47,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("_core.flow", "_core.through", "_core.comparing"),
         ("words", "pure", "context", "flights", "core"),
     ),
-    "ports": (("_core.ports",), ("words", "flights", "core")),
+    "ports": (("_core.ports",), ("words", "pure", "flights", "core")),
     "embedders": (("embedders",), ("words", "pure", "ports")),
     "prompts": (("prompts",), ("words", "pure")),
 }

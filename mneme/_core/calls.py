@@ -334,6 +334,9 @@ class AsyncCalls(_Calls):
         identity = self.core.answering(self.ask(args, kwargs).identity)
         return await self.port.commit((), [identity])
 
+    def size(self) -> int:
+        return self.core.count_near(self.mine)
+
     def clear(self) -> None:
         # No waiting on a loop: memory forgets now, the store with the next commit.
         self.core.forget_where(self.mine)

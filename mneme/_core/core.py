@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from mneme import context
+from mneme._core.aliases import Alias
 from mneme._core.choose import Choice, Rules, Trial, Unusable, as_hit, choose
 from mneme._core.judge import Judge
-from mneme._core.keeper import Keeper, _store_errors
+from mneme._core.keeper import Keeper, store_errors
 from mneme._core.keys import Ask, Counts, check_namespace, check_prompt, partition_of
 from mneme.errors import (
     NamespaceRequiredError,
@@ -29,7 +30,7 @@ from mneme.records import (
     Vector,
     Verdict,
 )
-from mneme.types import Codec
+from mneme.types import Codec, Searching
 
 __all__ = ["Core", "core_of"]
 
@@ -128,7 +129,7 @@ class Core(Keeper):
     ) -> tuple[Candidate, ...]:
         """The nearest live entries of `partition`, best first, as in `Live.near`."""
         if (engine := self.engine) is not None:
-            with _store_errors(self.store):
+            with store_errors(self.store):
                 return tuple(
                     engine.search(
                         partition, vector, k=NEIGHBOURS, at_least=at_least, now=self.clock()
@@ -136,18 +137,28 @@ class Core(Keeper):
                 )
         return self.live.near(partition, vector, NEIGHBOURS, at_least)
 
-    def may_hold(self, partition: Partition) -> bool:
-        """Whether there is anything in `partition` that a search could find."""
-        return self.engine is not None or self.live.search_size(partition) > 0
+    def may_hold(self, ask: Ask) -> bool:
+        """Whether there is anything that a search for `ask` could find."""
+        return self.engine is not None or self.live.search_size(ask.partition) > 0
 
     def fetched(self, ask: Ask) -> Hit | None:
         """The exact layer's hit, asked of the engine. Touches the store."""
         if (engine := self.engine) is None:
             # It is not needed any more: memory has been filled meanwhile.
             return self.recall(ask)
-        with _store_errors(self.store):
-            entry = engine.fetch([ask.identity])[0]
-        return None if entry is None else self.exact(entry, ask)
+        with store_errors(self.store):
+            return self.found(engine, ask)
+
+    def found(self, engine: Searching, ask: Ask) -> Hit | None:
+        """As `fetched`: its own entry, or the one that was found to fit before."""
+        alias = self.aliases.get(ask.identity)
+        wanted = [ask.identity] if alias is None else [ask.identity, alias.entry]
+        own, *others = engine.fetch(wanted)
+        if own is not None:
+            return self.exact(own, ask)
+        if alias is None or others[0] is None:
+            return None
+        return self.fitting(others[0], ask, alias)
 
     def recall(self, ask: Ask, *, stale: bool = False) -> Hit | None:
         """The exact layer: a fresh hit, or with `stale` one that is past its time."""
@@ -203,9 +214,16 @@ class Core(Keeper):
         record = self.live.find(*alias.entry) if alias is not None else None
         if alias is None or record is None:
             return None
+        hit = self.fitting(record.entry, ask, alias)
+        if hit is not None:
+            record.used = True
+        return hit
+
+    def fitting(self, entry: Entry, ask: Ask, alias: Alias) -> Hit | None:
+        """`entry`, which by `alias` answers `ask`, as a hit; None if it is not to be served."""
         try:
             hit = as_hit(
-                record.entry,
+                entry,
                 alias.similarity,
                 "semantic",
                 self.rules_for(ask),
@@ -214,10 +232,7 @@ class Core(Keeper):
             )
         except Unusable:
             return None
-        if hit.ttl_seconds is not None and hit.ttl_seconds <= 0:
-            return None
-        record.used = True
-        return hit
+        return None if hit.ttl_seconds is not None and hit.ttl_seconds <= 0 else hit
 
     def answering(self, identity: Identity) -> Identity:
         """The entry that the exact layer answers `identity` with: its own, or by an alias."""

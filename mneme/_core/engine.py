@@ -17,10 +17,11 @@ from typing import Any
 
 from mneme._core.core import NEIGHBOURS, Core
 from mneme._core.judge import Judge
-from mneme._core.keeper import CHUNK, _store_errors as store_errors
+from mneme._core.keeper import CHUNK, store_errors
 from mneme._core.keys import Ask
 from mneme._core.ledger import Ledger
 from mneme._core.live import Live
+from mneme._core.settings import Settings
 from mneme.errors import StoreBackendError
 from mneme.records import Candidate, Changes, Entry, Hit, Identity, Partition, Selection, Vector
 from mneme.types import SearchableStore
@@ -45,14 +46,16 @@ class EngineCore(Core):
 
     engine: SearchableStore
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, settings: Settings, **parts: Any) -> None:
+        super().__init__(settings, **parts)
         engine = self.store
         assert isinstance(engine, SearchableStore)
         self.engine = engine
         self.index_backend = "engine"
         self.quotas = dict(self.settings.namespace_quotas)
         self.live = Live(Ledger(NEAR), self.dim, _no_index)
+        self._limited: set[str] = set()
+        """Namespaces whose quota has changed: the next commit keeps it."""
         self._sizes: dict[str, int] = {}
         self._counted_at = float("-inf")
         self._used: dict[Identity, None] = {}
@@ -61,6 +64,7 @@ class EngineCore(Core):
         self._drops = 0
         """How often others' changes were heard of: what was fetched before may be out of date."""
         self._memory = threading.Lock()
+        self.monotonic = time.monotonic
 
     # -- lookups (these touch the store) -------------------------------------------------------
 
@@ -101,18 +105,27 @@ class EngineCore(Core):
     def fetched(self, ask: Ask) -> Hit | None:
         """The exact layer's hit, asked of the engine."""
         drops = self._drops
+        alias = self.aliases.get(ask.identity)
+        wanted = [ask.identity] if alias is None else [ask.identity, alias.entry]
         with self._asking(), store_errors(self.store):
-            entry = self.engine.fetch([ask.identity])[0]
+            found = self.engine.fetch(wanted)
             if not 0.0 <= self.clock() - self._counted_at <= RECOUNT_SECONDS:
                 self._recount()
-        if entry is None or self._is_forgotten(entry):
-            self.live.apply((), [ask.identity])
+        kept = [None if one is None or self._is_forgotten(one) else one for one in found]
+        self.live.apply((), [it for it, one in zip(wanted, kept, strict=True) if one is None])
+        self._keep_near([one for one in kept if one is not None], drops)
+        if (own := kept[0]) is not None:
+            hit = self.exact(own, ask)
+        elif alias is not None and (other := kept[1]) is not None:
+            hit = self.fitting(other, ask, alias)
+        else:
             return None
-        self._keep_near([entry], drops)
-        hit = self.exact(entry, ask)
         if hit is not None:
-            self._note(ask.identity)
+            self._note(ask.identity if own is not None else wanted[-1])
         return hit
+
+    def may_hold(self, ask: Ask) -> bool:
+        return bool(self._sizes.get(ask.namespace))
 
     def near(
         self, partition: Partition, vector: Vector, at_least: float = -1.0
@@ -138,7 +151,7 @@ class EngineCore(Core):
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """A question to the engine; refused while an earlier one hangs."""
-        now, mine = time.monotonic(), object()
+        now, mine = self.monotonic(), object()
         with self._memory:
             first = min(self._waiting.values(), default=now)
             if now - first > HUNG_SECONDS:
@@ -163,7 +176,7 @@ class EngineCore(Core):
     def _forget_near(self, chosen: Selection) -> None:
         with self._memory:
             self._drops += 1
-            self.live.apply((), self.live.select(chosen.has))
+            self.live.apply((), self.live.select(chosen))
 
     def _is_forgotten(self, entry: Entry) -> bool:
         return any(chosen.has(entry) for chosen in self._forgotten)
@@ -173,6 +186,7 @@ class EngineCore(Core):
     def _rescan(self) -> None:
         self._mark = self.store.mark()
         self._recount()
+        self._evict(set(self._sizes))
 
     def _recount(self) -> None:
         self._counted_at = self.clock()
@@ -190,13 +204,11 @@ class EngineCore(Core):
         drops = self._drops
         self._remove_forgotten()
         latest = tuple({entry.identity: entry for entry in puts}.values())
-        gone = sum(entry is not None for entry in self.engine.fetch(removed)) if removed else 0
+        gone = [one for one in self.engine.fetch(removed) if one is not None] if removed else []
         used, self._used = tuple(self._used), {}
         counts = self.tally.take_unsaved()
         labels, states = self.judges.take_unsaved(closing=closing)
-        changes = Changes(
-            latest, tuple(removed), counts, self._mark, labels, states, used=used
-        )
+        changes = Changes(latest, tuple(removed), counts, self._mark, labels, states, used=used)
         if latest or removed or counts or labels or states or used:
             try:
                 self._mark = self.store.commit(changes)
@@ -207,18 +219,27 @@ class EngineCore(Core):
         self.live.apply((), removed)
         self._keep_near(latest, drops)
         self._evict({entry.namespace for entry in latest})
+        self._recount_only({entry.namespace for entry in (*latest, *gone)})
         for entry in latest:
             self.tally.tell("put", namespace=entry.namespace)
-        return gone
+        return len(gone)
 
     def _evict(self, namespaces: set[str]) -> None:
-        """Keep the limits of the `namespaces` that were put into, and count what they hold."""
-        for namespace in sorted(namespaces):
+        """Keep the limits of the `namespaces` that were put into, and those that were changed."""
+        limited, self._limited = self._limited | namespaces, set()
+        for namespace in sorted(limited):
             if (quota := self.quotas.get(namespace)) is not None:
                 self._trim(quota, namespace, namespace)
         if self.settings.max_entries is not None and namespaces:
             # Counted where the put was that made it necessary.
             self._trim(self.settings.max_entries, None, min(namespaces))
+        self._recount_only(limited & self.quotas.keys())
+
+    def _recount_only(self, namespaces: set[str]) -> None:
+        if self.settings.max_entries is not None:
+            # Whose entries were evicted is not known.
+            self._recount()
+            return
         for namespace in namespaces:
             self._sizes[namespace] = self.engine.count(Selection(namespace))
 
@@ -246,6 +267,9 @@ class EngineCore(Core):
 
     def vacuum(self, namespace: str | None, compact: bool) -> int:
         count = self.remove_where(Selection(namespace, dead_by=self.clock()))
+        for _ in range(count):
+            self.tally.gone(namespace or "", "expired")
+        self.commit(())
         if compact:
             self.compact()
         return count
@@ -278,11 +302,7 @@ class EngineCore(Core):
             self.quotas.pop(namespace, None)
         else:
             self.quotas[namespace] = quota
-
-    def keep_quota(self, namespace: str) -> None:
-        """Evict what is over the quota of `namespace`. Touches the store."""
-        with store_errors(self.store):
-            self._evict({namespace})
+            self._limited.add(namespace)
 
     def sizes(self) -> Mapping[str, int]:
         return {namespace: size for namespace, size in self._sizes.items() if size}

@@ -336,7 +336,7 @@ async def compare(port: Port, ask: Ask, vector: Any = None, also: Ask | None = N
     outcome = core.judge(ask, unit, candidates)
     if not candidates and isinstance(outcome, Miss):
         searched = [ask] if also is None else [ask, also]
-        if any(core.may_hold(one.partition) for one in searched):
+        if any(core.may_hold(one) for one in searched):
             # All are below the floor, and none was near enough to be measured.
             outcome = replace(outcome, reason="below_threshold")
     if core.judges.of(ask).manner.verify is not None and candidates:

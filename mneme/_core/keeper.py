@@ -46,7 +46,7 @@ from mneme.records import (
 )
 from mneme.types import AnyEmbedder, Compactable, IndexFactory, Remembering, Searching, Store
 
-__all__ = ["CHUNK", "Keeper", "TaskCrew"]
+__all__ = ["CHUNK", "Keeper", "TaskCrew", "store_errors"]
 
 log = logging.getLogger("mneme")
 
@@ -135,7 +135,7 @@ class Keeper:
             self.check_open()
             if self.is_open:
                 return
-            with _store_errors(self.store):
+            with store_errors(self.store):
                 self.store.claim(self.embedder.fingerprint, self.dim)
                 self._rescan()
                 self.tally.restore(self.store.counts())
@@ -167,11 +167,11 @@ class Keeper:
             self.is_closed = True
             try:
                 if self.is_open:
-                    with _store_errors(self.store):
+                    with store_errors(self.store):
                         self._write((), (), closing=True)
             finally:
                 self.is_open = False
-                with _store_errors(self.store):
+                with store_errors(self.store):
                     self.store.close()
 
     def check_open(self) -> None:
@@ -196,7 +196,7 @@ class Keeper:
     def catch_up(self) -> None:
         """Bring to memory what others have committed."""
         self._looked_at = self.clock()
-        with self._commits, _store_errors(self.store):
+        with self._commits, store_errors(self.store):
             changes = self.store.changes_since(self._mark)
             if changes is None:
                 self._rescan()
@@ -224,7 +224,7 @@ class Keeper:
         how many of `removed` were live. Touches the store.
         """
         self.open()
-        with self._commits, _store_errors(self.store):
+        with self._commits, store_errors(self.store):
             self.check_open()
             return self._write(puts, removed)
 
@@ -262,7 +262,7 @@ class Keeper:
     def labels(self) -> list[Label]:
         """All labels, saved or not, oldest first. Touches the store."""
         self.open()
-        with self._commits, _store_errors(self.store):
+        with self._commits, store_errors(self.store):
             saved = list(self.store.labels()) if isinstance(self.store, Remembering) else []
             return saved + self.judges.waiting()
 
@@ -308,6 +308,10 @@ class Keeper:
     def count_where(self, chosen: Selection) -> int:
         return len(self.live.select(chosen))
 
+    def count_near(self, chosen: Selection) -> int:
+        """How many of those that `chosen` says are in memory; waits for nothing."""
+        return len(self.live.select(chosen))
+
     def _select(self, chosen: Selection) -> list[Identity]:
         self.open()
         if self.store.mark() != self._mark:
@@ -316,7 +320,7 @@ class Keeper:
         return self.live.select(chosen)
 
     def compact(self) -> None:
-        with self._commits, _store_errors(self.store):
+        with self._commits, store_errors(self.store):
             self.check_open()
             if isinstance(self.store, Compactable):
                 self.store.compact()
@@ -365,14 +369,14 @@ def _save_counts(store: Store, tally: Tally) -> None:
     counts = tally.take_unsaved()
     try:
         if counts:
-            with _store_errors(store):
+            with store_errors(store):
                 store.commit(Changes(counts=counts))
     except MnemeError as exc:
         log.warning("counters since the last commit were not saved: %s", exc)
 
 
 @contextmanager
-def _store_errors(store: Store) -> Iterator[None]:
+def store_errors(store: Store) -> Iterator[None]:
     """A third party's store may raise anything; from here on it is a `StoreBackendError`."""
     try:
         yield

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from support.embedders import cosine
-from support.scenes import STORES, Scene, StoreKind, everywhere
+from support.scenes import IN_PROCESS, Scene, StoreKind, everywhere
 from support.stores import Flaky
 from support.worlds import PATIENCE, WORLDS, World, settled, without_blocking
 
@@ -20,7 +20,7 @@ import mneme
 from mneme import CacheClosedError, SQLiteStore, StoreBackendError, semantic_cache
 
 IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
-IN_EACH_STORE = pytest.mark.parametrize("kind", STORES)
+IN_EACH_STORE = pytest.mark.parametrize("kind", IN_PROCESS)
 
 
 def _flaky(s: Scene, **options: Any) -> Flaky:
@@ -31,7 +31,7 @@ def _flaky(s: Scene, **options: Any) -> Flaky:
     return store
 
 
-@everywhere()
+@everywhere(*IN_PROCESS)
 async def test_a_failed_commit_changes_nothing(s: Scene) -> None:
     """put, delete and clear raise StoreBackendError with the cause; memory stays as it was."""
     store = _flaky(s)
@@ -112,7 +112,7 @@ def test_a_failing_store_is_logged_once_a_minute(
     world.run(scenario, Scene(world, "memory", tmp_path))
 
 
-@everywhere()
+@everywhere(*IN_PROCESS)
 async def test_a_store_that_cannot_say_what_changed(s: Scene) -> None:
     """When catching up fails, lookups are misses of their own reason and functions are called."""
     calls = []
@@ -137,7 +137,7 @@ async def test_a_store_that_cannot_say_what_changed(s: Scene) -> None:
         assert await s.call(function, "q") == 1
 
 
-@everywhere()
+@everywhere(*IN_PROCESS)
 async def test_a_store_that_cannot_be_opened(s: Scene) -> None:
     """Opening raises StoreBackendError; the same settings open it once it works."""
     store = _flaky(s)

@@ -10,13 +10,16 @@ from typing import Any, Literal
 
 import pytest
 from support.embedders import spy_for
+from support.engines_in_memory import MemoryEngine
 from support.worlds import WORLDS, World, settled
 
 from mneme import AsyncSemanticCache, MemoryStore, SemanticCache
 from mneme.testing import ManualClock
 
-StoreKind = Literal["memory", "sqlite"]
-STORES: tuple[StoreKind, ...] = ("memory", "sqlite")
+StoreKind = Literal["memory", "sqlite", "engine"]
+IN_PROCESS: tuple[StoreKind, ...] = ("memory", "sqlite")
+"""Stores whose entries are all in memory, which therefore knows at once what has become of them."""
+STORES: tuple[StoreKind, ...] = (*IN_PROCESS, "engine")
 
 
 class Face:
@@ -51,6 +54,7 @@ class Scene:
 
     def __init__(self, world: World, kind: StoreKind, place: Path) -> None:
         self.world = world
+        self.kind = kind
         self.clock = ManualClock()
         self.embedder = spy_for(world)
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -58,7 +62,7 @@ class Scene:
         self._folder = place / f"{world}-{kind}"
         self._folder.mkdir(parents=True)
         self.path = self._folder / "cache.db" if kind == "sqlite" else None
-        self.store = MemoryStore() if kind == "memory" else None
+        self.store = {"memory": MemoryStore, "engine": MemoryEngine, "sqlite": lambda: None}[kind]()
 
     def note(self, name: str, outcome: Any) -> None:
         """Write down what must be equal in all worlds."""

@@ -34,13 +34,13 @@ class Flaky:
         return self._guarded(name, found) if callable(found) else found
 
     def _guarded(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
             if name in self.hanging:
                 self.reached.add()
                 self.release.wait()
             if name in self.failing:
                 raise self.error
-            outcome = method(*args)
+            outcome = method(*args, **options)
             if name == "close":
                 self.inner = self._make()
             return outcome

@@ -10,7 +10,20 @@ import numpy as np
 from mneme import MemoryStore, SemanticCache, SQLiteStore, semantic_cache
 from mneme.codecs import AutoCodec, PickleCodec, TypedCodec, codec_for
 from mneme.indexes import ExactIndex
-from mneme.records import Changes, Entry, Hit, Identity, Key, Label, Miss, Payload, Vector
+from mneme.records import (
+    Candidate,
+    Changes,
+    Entry,
+    Hit,
+    Identity,
+    Key,
+    Label,
+    Miss,
+    Partition,
+    Payload,
+    Selection,
+    Vector,
+)
 from mneme.testing import HashEmbedder, IndexContract, ManualClock, StoreContract, entry, unit
 from mneme.types import (
     AnyEmbedder,
@@ -28,6 +41,8 @@ from mneme.types import (
     Remembering,
     Rewrite,
     SameAnswer,
+    SearchableStore,
+    Searching,
     Store,
     Validator,
     Verifier,
@@ -74,6 +89,30 @@ class Nowhere:
         return None
 
 
+class Faraway(Nowhere):
+    """A store of one's own whose engine searches."""
+
+    def fetch(self, identities: Sequence[Identity]) -> Sequence[Entry | None]:
+        return [None for _ in identities]
+
+    def search(
+        self, partition: Partition, vector: Vector, *, k: int, at_least: float, now: float
+    ) -> Sequence[Candidate]:
+        return []
+
+    def remove(self, chosen: Selection, limit: int) -> int:
+        return 0
+
+    def count(self, chosen: Selection) -> int:
+        return 0
+
+    def sizes(self) -> Mapping[str, int]:
+        return {}
+
+    def trim(self, limit: int, namespace: str | None = None) -> int:
+        return 0
+
+
 class Flat:
     """An index of one's own."""
 
@@ -118,6 +157,8 @@ a_same_answer: SameAnswer = lambda new, cached: bool(new == cached)  # noqa: E73
 a_verifier: Verifier = lambda asked, cached: asked == cached  # noqa: E731
 a_rewrite: Rewrite = lambda messages: str(messages[-1]["content"])  # noqa: E731
 a_normalizer: Normalizer = str.casefold
+a_searchable_store: SearchableStore = Faraway()
+a_searching: Searching = Faraway()
 an_index: Index = Flat()
 indexes: list[IndexFactory] = [ExactIndex, lambda dim: Flat()]
 stores: list[Store] = [Nowhere(), MemoryStore(), SQLiteStore("a.db")]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.embedders import cosine
-from support.scenes import Scene, everywhere
+from support.scenes import IN_PROCESS, Scene, everywhere
 
 from mneme import CodecError, NamespaceQuotaExceededError
 from mneme.records import Health
@@ -28,7 +28,7 @@ async def test_a_put_replaces_and_restarts_the_ttl(s: Scene) -> None:
         assert (await cache.stats()).entries == 1
 
 
-@everywhere()
+@everywhere(*IN_PROCESS)
 async def test_an_expired_entry_is_gone(s: Scene) -> None:
     """From its last second on an entry is served by no layer, and counts as expired once."""
     async with s.cache() as cache:
@@ -46,7 +46,7 @@ async def test_an_expired_entry_is_gone(s: Scene) -> None:
         assert (await cache.stats()).entries == 0
 
 
-@everywhere()
+@everywhere(*IN_PROCESS)
 async def test_the_default_ttl_and_the_ttl_of_a_put(s: Scene) -> None:
     """A put's own TTL goes before the default; zero keeps nothing; infinity has no end."""
     async with s.cache(default_ttl=10) as cache:
@@ -106,7 +106,7 @@ async def test_a_quota_holds_for_its_namespace_only(s: Scene) -> None:
         assert (await cache.get("question number 3", namespace="small")).response == 3
 
 
-@everywhere()
+@everywhere(*IN_PROCESS)
 async def test_a_quota_can_change_at_run_time(s: Scene) -> None:
     """Lowering a quota evicts at once, zero refuses, None lifts it, nonsense is a ValueError."""
     async with s.cache() as cache:
@@ -261,7 +261,7 @@ async def test_stats_add_up_and_survive_closing(s: Scene) -> None:
         assert (await cache.stats()).misses == 2
 
 
-@everywhere()
+@everywhere(*IN_PROCESS)
 async def test_sizes_in_stats_follow_the_entries(s: Scene) -> None:
     """Memory estimates grow with entries, are told apart by namespace, and fall to nothing."""
     async with s.cache() as cache:
@@ -275,7 +275,7 @@ async def test_sizes_in_stats_follow_the_entries(s: Scene) -> None:
         assert (await cache.stats()).memory_bytes_estimate == 0
 
 
-@everywhere()
+@everywhere(*IN_PROCESS)
 async def test_health_of_a_sound_cache(s: Scene) -> None:
     """A cache that can be relied on says so, with its backends and the age of the oldest."""
     async with s.cache() as cache:

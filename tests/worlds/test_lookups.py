@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.embedders import cosine
-from support.scenes import Scene, everywhere
+from support.scenes import IN_PROCESS, Scene, everywhere
 
 import mneme
 from mneme import Explanation, Hit, Miss, NamespaceRequiredError
@@ -48,7 +48,7 @@ async def test_falsy_responses_are_responses(s: Scene) -> None:
             assert type(hit.response) is type(response)
 
 
-@everywhere()
+@everywhere(*IN_PROCESS)
 async def test_the_threshold_is_inclusive_and_moves_at_run_time(s: Scene) -> None:
     """From the threshold on it is a hit; changing the threshold counts from the next lookup."""
     async with s.cache(similarity_threshold=0.9) as cache:
@@ -156,7 +156,7 @@ async def test_wrong_queries_and_namespaces_are_refused(s: Scene) -> None:
         assert (await cache.stats()).misses == 0
 
 
-@everywhere()
+@everywhere(*IN_PROCESS)
 async def test_lookup_says_why_and_fill_embeds_nothing(s: Scene) -> None:
     """A `Miss` is falsy, has its reason and nearest similarity, and is filled with its vector."""
     async with s.cache() as cache:

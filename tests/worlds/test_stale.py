@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from support.scenes import Scene, everywhere
+from support.scenes import IN_PROCESS, Scene, everywhere
 from support.worlds import WORLDS, Gate, World, pause, settled
 
 import mneme
@@ -41,7 +41,7 @@ async def test_without_an_owner_the_caller_renews(s: Scene) -> None:
     await settled(cache.close())
 
 
-@everywhere()
+@everywhere(*IN_PROCESS)
 async def test_stale_answers_are_no_hits_of_the_cache(s: Scene) -> None:
     """`lookup` names a stale answer as what it is; plain `get` does not serve it."""
 
