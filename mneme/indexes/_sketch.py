@@ -74,9 +74,7 @@ class Sketch:
     def write(self, start: int, rows: Vector) -> None:
         """Take in `rows`, shape ``(m, dim)``, all in one block, as those from `start` on."""
         at, inside = divmod(start, BLOCK)
-        while at >= len(self.heads):
-            self.tails.append(np.empty((BLOCK, self._tail_width), np.float32))
-            self.heads.append(np.empty((self.first + 1, BLOCK), np.float32))
+        self._make_room(at, inside + len(rows))
         near, left, far, left_after = self._parts(rows)
         written = slice(inside, inside + len(rows))
         head = self.heads[at]
@@ -91,6 +89,7 @@ class Sketch:
     def move(self, source: int, target: int) -> None:
         """Put the row of `source` in the place of `target`."""
         (at, inside), (to, there) = divmod(source, BLOCK), divmod(target, BLOCK)
+        self._make_room(to, there + 1)
         self.heads[to][:, there] = self.heads[at][:, inside]
         self.tails[to][there] = self.tails[at][inside]
 
@@ -127,6 +126,22 @@ class Sketch:
         for at, part in segments(rows):
             closer[part] += self.tails[at].take(rows[part] % BLOCK, axis=0) @ asked.second
         return closer
+
+    def _make_room(self, at: int, end: int) -> None:
+        """Have block `at` be ours to write to, up to its row `end`."""
+        while at >= len(self.heads):
+            # In this order: searches read the tail of a block only after its head.
+            self.tails.append(np.empty((BLOCK, self._tail_width), np.float32))
+            self.heads.append(np.empty((self.first + 1, BLOCK), np.float32))
+        head, tail = self.heads[at], self.tails[at]
+        if end <= len(tail) and head.flags.writeable and tail.flags.writeable:
+            return
+        # It came from elsewhere: no longer than its rows, or mapped from a file.
+        larger = np.empty((self.first + 1, BLOCK), np.float32)
+        larger[:, : len(tail)] = head
+        longer = np.empty((BLOCK, self._tail_width), np.float32)
+        longer[: len(tail)] = tail
+        self.tails[at], self.heads[at] = longer, larger
 
     @property
     def _tail_width(self) -> int:

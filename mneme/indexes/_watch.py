@@ -40,6 +40,7 @@ class Watch:
         self._patience = FIRST_FIT
         self._rows = 0
         self._floor = 0.0
+        self._is_floor_known = True
         self._expected: float | None = None
         self._share = 0.0
 
@@ -48,6 +49,13 @@ class Watch:
         self.past.append(Past(vector.copy(), floor))
         self._searches += 1
         self._share += (share - self._share) * MEMORY
+
+    def adopted(self, rows: int) -> None:
+        """Hear that a sketch of `rows` rows is there, of which nothing else is known."""
+        self._rows = rows
+        self._patience = LEAST
+        self._expected = 1.0
+        self._is_floor_known = False
 
     def fitted(self, rows: int, expected: float | None) -> None:
         """Hear of a fit, and of the share that searches are expected to cost with it."""
@@ -62,6 +70,8 @@ class Watch:
         """Whether a fit to the `rows` there are now is likely to pay."""
         if self._searches < min(self._patience, LEAST) or self._searches % FIRST_FIT:
             return False
+        if not self._is_floor_known:
+            self._floor, self._is_floor_known = self._usual_floor(), True
         if rows >= GROWTH * self._rows or abs(self._usual_floor() - self._floor) > DRIFT:
             return True
         has_failed = self._expected is None or self._share > 1.5 * self._expected + 0.02

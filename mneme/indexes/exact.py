@@ -24,6 +24,8 @@ import numpy as np
 from mneme.indexes._best import Best
 from mneme.indexes._compare import compare_all, compare_likely
 from mneme.indexes._fit import SAMPLE, fitted
+from mneme.indexes._names import Names
+from mneme.indexes._parts import Parts, sketch_parts, taken
 from mneme.indexes._sketch import BLOCK, Sketch
 from mneme.indexes._watch import Watch
 from mneme.records import Key, Vector
@@ -60,8 +62,7 @@ class ExactIndex:
         self._dim = dim
         self._start = start
         self._blocks: list[Vector] = []
-        self._keys: list[Key] = []
-        self._rows: dict[Key, int] = {}
+        self._names = Names()
         self._version = 0
         self._lock = threading.Lock()
         self._watch = Watch()
@@ -70,8 +71,47 @@ class ExactIndex:
         """A sketch that a fit is filling, and how many rows it knows."""
         self._fitting = threading.Lock()
 
+    @classmethod
+    def from_parts(
+        cls, parts: Parts, *, start: Callable[[Callable[[], None]], object] = in_background
+    ) -> ExactIndex:
+        """
+        An index on arrays that `parts` gave, which may be mapped from a file; none is copied.
+
+        It searches at once. What is changed later is written into arrays that may be written
+        to (a copy-on-write mapping), and into copies of others.
+        """
+        index = cls(parts.dim, start=start)
+        index._names = Names(parts.keys)
+        index._blocks = list(parts.blocks)
+        if (kept := parts.sketch) is not None:
+            sketch = Sketch(kept.directions, kept.first)
+            sketch.heads, sketch.tails = list(kept.heads), list(kept.tails)
+            index._sketch = sketch
+            index._watch.adopted(len(parts.keys))
+        return index
+
+    def parts(self, *, copy: bool = True) -> Parts:
+        """
+        The arrays it is made of, as they are now; adding and removing wait meanwhile.
+
+        Without a copy they are those that the next change is written into.
+
+        Raises:
+            ValueError: a key has not 16 bytes.
+        """
+        with self._lock:
+            count = len(self._names)
+            sizes = [min(BLOCK, count - at) for at in range(0, count, BLOCK)]
+            return Parts(
+                self._dim,
+                self._names.packed(),
+                taken(self._blocks, sizes, copy=copy),
+                None if self._sketch is None else sketch_parts(self._sketch, sizes, copy=copy),
+            )
+
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._names)
 
     @property
     def memory_bytes(self) -> int:
@@ -81,14 +121,12 @@ class ExactIndex:
 
     def add(self, key: Key, vector: Vector) -> None:
         with self._lock:
-            row = self._rows.get(key)
+            row = self._names.row(key)
             if row is None:
-                row = len(self._keys)
+                row = len(self._names)
                 self._make_room(row)
                 self._write(row, vector)
-                # Last: from here on searches know of it.
-                self._keys.append(key)
-                self._rows[key] = row
+                self._names.append(key)
             else:
                 self._version += 1
                 self._write(row, vector)
@@ -96,16 +134,14 @@ class ExactIndex:
 
     def remove(self, key: Key) -> None:
         with self._lock:
-            row = self._rows.pop(key, None)
+            row = self._names.row(key)
             if row is None:
                 return
             self._version += 1
-            last = len(self._keys) - 1
+            last = len(self._names) - 1
             if row != last:
                 self._write(row, self._blocks[last // BLOCK][last % BLOCK])
-                moved = self._keys[row] = self._keys[last]
-                self._rows[moved] = row
-            self._keys.pop()
+            self._names.drop(key)
             if last % BLOCK == 0:
                 self._blocks.pop()
             if self._sketch is not None:
@@ -158,16 +194,16 @@ class ExactIndex:
     ) -> tuple[list[tuple[Key, float]], float | None]:
         """What is found, and its cost as a share of comparing with all; None: not worth a note."""
         # In this order: rows are added to the sketch and the blocks before they are counted.
-        count, sketch, blocks = len(self._keys), self._sketch, list(self._blocks)
+        count, sketch, blocks = len(self._names), self._sketch, list(self._blocks)
         best = Best(k, at_least)
         share = 1.0
         if sketch is None or not count:
             compare_all(blocks, count, vector, best)
         else:
             share = compare_likely(sketch, blocks, count, vector, best)
-        keys = self._keys
+        name = self._names.of
         # Rounding may carry the cosine of two unit vectors just past 1.
-        pairs = [(keys[row], min(1.0, max(-1.0, cosine))) for row, cosine in best.pairs()]
+        pairs = [(name(row), min(1.0, max(-1.0, cosine))) for row, cosine in best.pairs()]
         return pairs, share if count >= SKETCH_FROM else None
 
     # -- writing ------------------------------------------------------------------------------
@@ -177,17 +213,24 @@ class ExactIndex:
         if at == len(self._blocks):
             self._blocks.append(np.empty((FIRST if at == 0 else BLOCK, self._dim), np.float32))
         elif inside == len(self._blocks[at]):
-            larger = np.empty((min(BLOCK, 2 * inside), self._dim), np.float32)
-            larger[:inside] = self._blocks[at]
-            self._blocks[at] = larger
+            self._copy_block(at, min(BLOCK, 2 * inside))
+
+    def _copy_block(self, at: int, size: int) -> None:
+        block = self._blocks[at]
+        larger = np.empty((size, self._dim), np.float32)
+        larger[: len(block)] = block
+        self._blocks[at] = larger
 
     def _write(self, row: int, vector: Vector) -> None:
-        own = self._blocks[row // BLOCK][row % BLOCK]
-        own[:] = vector
+        at, inside = divmod(row, BLOCK)
+        if not self._blocks[at].flags.writeable:
+            self._copy_block(at, len(self._blocks[at]))
+        mine = self._blocks[at][inside]
+        mine[:] = vector
         if self._sketch is not None:
-            self._sketch.write(row, own[None])
+            self._sketch.write(row, mine[None])
         if self._coming is not None and row < self._coming[1]:
-            self._coming[0].write(row, own[None])
+            self._coming[0].write(row, mine[None])
 
     # -- fitting ------------------------------------------------------------------------------
 
@@ -197,7 +240,7 @@ class ExactIndex:
         if self._sketch is not None and watch.is_lossy:
             with self._lock:
                 self._sketch = None
-        if watch.is_due(len(self._keys)) and self._fitting.acquire(blocking=False):
+        if watch.is_due(len(self._names)) and self._fitting.acquire(blocking=False):
             try:
                 self._start(self._fit_and_release)
             except RuntimeError:
@@ -211,7 +254,7 @@ class ExactIndex:
             self._fitting.release()
 
     def _fit(self) -> None:
-        count, past = len(self._keys), tuple(self._watch.past)
+        count, past = len(self._names), tuple(self._watch.past)
         plan = fitted(self._sample(count), past, seed=count) if past else None
         if plan is not None:
             self._adopt(plan[0])
@@ -236,7 +279,7 @@ class ExactIndex:
     def _told_more(self, sketch: Sketch, step: int) -> bool:
         """Tell `sketch` of the next rows; whether it knows them all and is in use."""
         with self._lock:
-            count = len(self._keys)
+            count = len(self._names)
             known = 0 if self._coming is None else self._coming[1]
             if known >= count:
                 self._sketch, self._coming = sketch, None
