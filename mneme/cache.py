@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from datetime import timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, BinaryIO, TypeAlias
 
@@ -24,12 +22,8 @@ from mneme._core.ports import (
     in_worker_thread,
     task_crew,
 )
-from mneme.errors import CheckpointError
 from mneme.records import Explanation, Hit, Label, Miss, Selection
-from mneme.stores.sqlite import SQLiteStore
-from mneme.types import (
-    AnyEmbedder,
-)
+from mneme.types import AnyEmbedder, Store
 
 __all__ = ["AnyCache", "AsyncSemanticCache", "SemanticCache"]
 
@@ -220,20 +214,25 @@ class SemanticCache(Face):
     def loads(
         cls,
         source: str | os.PathLike[str] | BinaryIO,
-        path: str | os.PathLike[str],
-        embedder: AnyEmbedder,
+        path: str | os.PathLike[str] | None = None,
+        embedder: AnyEmbedder | None = None,
+        *,
+        store: Store | None = None,
         **settings: Any,
     ) -> SemanticCache:
         """
-        A cache in a new file at `path`, filled from an archive of `dumps`.
+        A cache in a new file at `path` or in an empty `store`, filled from an archive of
+        `dumps`; the embedder is required, and `settings` are those of the constructor.
 
         Raises:
-            CheckpointError: `source` is no whole archive, or `path` exists; nothing was made.
+            CheckpointError: `source` is no whole archive, `path` exists, or `store` holds
+                entries; nothing was made or changed.
             EmbedderMismatchError: another embedder filled it.
+            ValueError: path and store are given both, or neither.
         """
-        check_embedder(embedder)
-        _restored(source, path, embedder)
-        return cls(path, embedder=embedder, **settings)
+        owner = _checked(path, store, embedder)
+        _restored(source, path, store, owner)
+        return cls(path, store=store, embedder=owner, **settings)
 
     def set_namespace_quota(self, namespace: str, quota: int | None) -> None:
         super().set_namespace_quota(namespace, quota)
@@ -413,14 +412,16 @@ class AsyncSemanticCache(Face):
     async def loads(
         cls,
         source: str | os.PathLike[str] | BinaryIO,
-        path: str | os.PathLike[str],
-        embedder: AnyEmbedder,
+        path: str | os.PathLike[str] | None = None,
+        embedder: AnyEmbedder | None = None,
+        *,
+        store: Store | None = None,
         **settings: Any,
     ) -> AsyncSemanticCache:
         """See `SemanticCache.loads`."""
-        check_embedder(embedder)
-        await in_worker_thread(_restored, source, path, embedder)
-        return cls(path, embedder=embedder, **settings)
+        owner = _checked(path, store, embedder)
+        await in_worker_thread(_restored, source, path, store, owner)
+        return cls(path, store=store, embedder=owner, **settings)
 
     async def close(self) -> None:
         """
@@ -463,32 +464,27 @@ AnyCache: TypeAlias = SemanticCache | AsyncSemanticCache
 
 
 def _dumped(core: Core, dest: str | os.PathLike[str] | BinaryIO) -> int:
-    core.check_open()
-    # Opens the store, and saves the counts and removals that wait for a commit.
-    core.commit(())
-    store, embedder = core.store, core.embedder
-    return checkpoint.write(
-        dest,
-        store.scan(),
-        fingerprint=embedder.fingerprint,
-        dim=core.dim,
-        counts=store.counts(),
-    )
+    core.save()
+    return checkpoint.save(core.store, dest, fingerprint=core.embedder.fingerprint, dim=core.dim)
+
+
+def _checked(path: object, store: Store | None, embedder: AnyEmbedder | None) -> AnyEmbedder:
+    if embedder is None:
+        raise TypeError("loads needs the embedder that filled the archive. Pass embedder=.")
+    check_embedder(embedder)
+    if (path is None) == (store is None):
+        raise ValueError("pass exactly one of path= (a new SQLite file) and store= (an empty one).")
+    return embedder
 
 
 def _restored(
-    source: str | os.PathLike[str] | BinaryIO, path: str | os.PathLike[str], embedder: AnyEmbedder
+    source: str | os.PathLike[str] | BinaryIO,
+    path: str | os.PathLike[str] | None,
+    store: Store | None,
+    embedder: AnyEmbedder,
 ) -> None:
-    """Make the file at `path` whole or not at all: it gets its name once it is filled."""
-    place = Path(path)
-    if place.exists():
-        raise CheckpointError(
-            f"{place} exists. It was not touched. Load the archive into a new file."
-        )
-    with TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as folder:
-        half_done = Path(folder) / place.name
-        with closing(SQLiteStore(half_done)) as store:
-            checkpoint.restore(
-                source, store, fingerprint=embedder.fingerprint, dim=int(embedder.dim)
-            )
-        half_done.rename(place)
+    owner: dict[str, Any] = {"fingerprint": embedder.fingerprint, "dim": int(embedder.dim)}
+    if store is not None:
+        checkpoint.restore(source, store, **owner)
+    elif path is not None:
+        checkpoint.restore_to_file(source, path, **owner)

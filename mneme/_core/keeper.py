@@ -253,6 +253,13 @@ class Keeper:
             self.tally.tell("put", namespace=entry.namespace)
         return count
 
+    def save(self) -> None:
+        """Store what waits for a commit: counters, labels, what was learned. Touches the store."""
+        self.open()
+        with self._commits, store_errors(self.store):
+            self.check_open()
+            self._write((), (), closing=True)
+
     def doom(self, identity: Identity, event: str | None = None) -> None:
         """Forget an entry now; the store hears of it with the next commit."""
         entry = self.live.doom(identity)

@@ -17,7 +17,6 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,17 +26,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mneme import MemoryStore, SemanticCache, SQLiteStore, checkpoint
-from mneme.checkpoint import ENTRIES, MANIFEST, MEMBERS, VECTORS, read, restore, write
+from mneme import MemoryStore, SemanticCache, SQLiteStore
+from mneme.checkpoint import _format, _restore, read, restore, save, write
+from mneme.checkpoint._format import ENTRIES, LABELS, MANIFEST, STATES, VECTORS, VERSION
 from mneme.errors import CheckpointError, EmbedderMismatchError, MnemeError, StoreBackendError
-from mneme.records import Changes, Entry, Key, Partition, Payload, Vector
+from mneme.records import Changes, Entry, Key, Label, Partition, Payload, Vector
 from mneme.stores._rows import row_of
 from mneme.testing import HashEmbedder, entry, unit
-from mneme.types import Store
+from mneme.types import Remembering, Store
 
 DIM = 8
 OWNER: dict[str, Any] = {"fingerprint": "tests:embedder:8:l2", "dim": DIM}
 COUNTS = {("default", "misses"): 3, ("öther", "hits_exact"): 5}
+LABELLED = [
+    Label(0.9, True, "default", "miss", 1_700_000_000.5, 0.75),
+    Label(-0.25, False, "öther", "shadow", 5.0),
+]
+STATED = {"policy": b"\x00\xff", "calibration": b"{}"}
+LEARNED: dict[str, Any] = {"labels": LABELLED, "states": STATED}
+MEMBERS = _format.MEMBERS[VERSION]
+OLD = Path(__file__).parent / "data" / "version-1.mneme"
 
 Members = dict[str, bytes]
 
@@ -50,6 +58,23 @@ def rows(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:
 def loaded(source: Any, **changes: Any) -> tuple[list[tuple[Any, ...]], dict[Any, int]]:
     with read(source, **OWNER | changes) as archive:
         return rows(list(archive)), dict(archive.counts)
+
+
+def whole(source: Any) -> tuple[Any, ...]:
+    """All that an archive holds, in a form that compares equal."""
+    with read(source, **OWNER) as archive:
+        return rows(list(archive)), dict(archive.counts), archive.labels, dict(archive.states)
+
+
+def held(store: Store) -> tuple[Any, ...]:
+    """All that a store holds, in the same form."""
+    assert isinstance(store, Remembering)
+    return (
+        rows(list(store.scan())),
+        dict(store.counts()),
+        tuple(store.labels()),
+        dict(store.states()),
+    )
 
 
 def some() -> list[Entry]:
@@ -65,7 +90,7 @@ def some() -> list[Entry]:
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     path = tmp_path / "cache.zip"
-    assert write(path, some(), counts=COUNTS, **OWNER) == 5
+    assert write(path, some(), counts=COUNTS, **LEARNED, **OWNER) == 5
     return path
 
 
@@ -103,24 +128,118 @@ COUNTERS = st.dictionaries(st.tuples(TEXTS, TEXTS), st.integers(0, (1 << 63) - 1
 # -- what travels -----------------------------------------------------------------------------
 
 
-@settings(max_examples=50)  # Each writes two archives to the disk and waits for it.
-@given(st.lists(ENTRY, max_size=6, unique_by=lambda one: one.identity), COUNTERS)
-def test_entries_travel_between_stores_and_back(
-    entries: list[Entry], counts: dict[tuple[str, str], int]
+LABEL = st.builds(
+    Label,
+    similarity=st.floats(-1, 1),
+    right=st.booleans(),
+    namespace=TEXTS,
+    source=st.sampled_from(["miss", "audit", "shadow"]),
+    created_at=st.floats(0, 4e9),
+    chance_right=st.none() | st.floats(0, 1),
+)
+LEARNT = st.dictionaries(TEXTS, st.binary(max_size=40), max_size=3)
+
+# Where an archive may come from and go to. Each is made in a folder of its own.
+STORES: list[Callable[[Path], Store]] = [
+    lambda folder: MemoryStore(),
+    lambda folder: SQLiteStore(folder / "cache.db"),
+]
+
+
+@settings(max_examples=50)  # Each writes four archives to the disk and waits for them.
+@given(
+    st.lists(ENTRY, max_size=6, unique_by=lambda one: one.identity),
+    COUNTERS,
+    st.lists(LABEL, max_size=3),
+    LEARNT,
+)
+def test_all_of_a_store_travels_to_any_other_and_back(
+    entries: list[Entry],
+    counts: dict[tuple[str, str], int],
+    labels: list[Label],
+    states: dict[str, bytes],
 ) -> None:
-    """Memory to SQLite to memory: every field, vector, counter and the order are as before."""
-    with tempfile.TemporaryDirectory() as folder:
-        first, second, third = MemoryStore(), SQLiteStore(Path(folder, "cache.db")), MemoryStore()
+    """Memory, SQLite and back: fields, vectors, order, counters, labels, states are as before."""
+    with tempfile.TemporaryDirectory() as name:
+        first: Store = MemoryStore()
         first.claim(**OWNER)
-        first.commit(Changes(tuple(entries), counts=counts))
-        stores: list[Store] = [first, second, third]
-        for source, dest in pairwise(stores):
-            place = Path(folder, "cache.zip")
-            assert write(place, source.scan(), counts=source.counts(), **OWNER) == len(entries)
-            assert restore(place, dest, **OWNER) == len(entries)
-            assert rows(list(dest.scan())) == rows(entries)
-            assert dict(dest.counts()) == counts
-        second.close()
+        first.commit(Changes(tuple(entries), counts=counts, labels=tuple(labels), states=states))
+        before, archives = held(first), []
+        for at, make in enumerate([*STORES, *STORES]):
+            folder = Path(name, str(at))
+            folder.mkdir()
+            assert save(first, folder / "a", **OWNER) == len(entries)
+            archives.append((folder / "a").read_bytes())
+            first.close()
+            first = make(folder)
+            assert restore(folder / "a", first, **OWNER) == len(entries)
+            assert held(first) == before
+        first.close()
+        assert len(set(archives)) == 1
+
+
+def test_a_version_1_archive_is_read(tmp_path: Path) -> None:
+    """An archive that version 0.1.0 wrote arrives; it has no labels and no states."""
+    assert whole(OLD) == (rows(some()), COUNTS, (), {})
+    with closing(SQLiteStore(tmp_path / "cache.db")) as store:
+        assert restore(OLD, store, **OWNER) == 5
+        assert held(store) == (rows(some()), COUNTS, (), {})
+
+
+def test_a_store_that_changes_meanwhile_is_written_entry_by_entry(tmp_path: Path) -> None:
+    """A scan that meets an entry again, replaced, does not spoil the archive: one of it is in."""
+
+    class Changing(MemoryStore):
+        def scan(self) -> Iterator[Entry]:
+            yield from (entry("a", "old"), entry("b"), entry("a", "new"))
+
+    assert save(Changing(), tmp_path / "a", **OWNER) == 2
+    assert loaded(tmp_path / "a")[0] == rows([entry("a", "old"), entry("b")])
+
+
+def test_a_store_that_forgets_is_a_store(tmp_path: Path, archive: Path) -> None:
+    """Stores without labels and states give none, and take none."""
+
+    class Forgetful:
+        blocking, description, schema_version, bad_rows = False, "a sieve", 1, 0
+
+        def __init__(self) -> None:
+            self.inner = MemoryStore()
+            for name in ("claim", "scan", "commit", "mark", "changes_since", "counts", "close"):
+                setattr(self, name, getattr(self.inner, name))
+
+    store: Any = Forgetful()
+    assert not isinstance(store, Remembering)
+    assert restore(archive, store, **OWNER) == 5
+    assert save(store, tmp_path / "again", **OWNER) == 5
+    assert whole(tmp_path / "again") == (rows(some()), COUNTS, (), {})
+
+
+def test_the_latest_labels_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as stores keep, the newest; what cannot be read back counts as absent."""
+    monkeypatch.setattr(_format, "MAX_LABELS", 3)
+    odd = [
+        Label(float("nan"), True, "default", "miss", 5.0),
+        Label(0.5, True, "default", "miss", 5.0, chance_right=2.0),
+    ]
+    many = [Label(0.5, True, "default", "miss", float(at)) for at in range(5)]
+    states: dict[str, Any] = {"fine": b"1", "text": "no bytes"}
+    write(tmp_path / "a", [], labels=[*many, *odd], states=states, **OWNER)
+    assert whole(tmp_path / "a") == ([], {}, (many[-1],), {"fine": b"1"})
+
+
+def test_what_was_learned_is_bounded(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is held in memory: over the limit it is neither written nor read."""
+    before = archive.read_bytes()
+    monkeypatch.setattr(_format, "MAX_PIECE_BYTES", 5_000)
+    with pytest.raises(
+        CheckpointError, match=r"over 5,000 bytes\. Nothing was written\. Write the"
+    ):
+        write(archive, [], states={f"{at}": bytes(900) for at in range(5)}, **OWNER)
+    assert archive.read_bytes() == before
+    monkeypatch.setattr(_format, "MAX_PIECE_BYTES", 4_000)
+    with pytest.raises(CheckpointError, match=r"states\.jsonl of 5,.* the limit is 4,000"):
+        loaded(io.BytesIO(forged(put(STATES, b" " * 5_000))))
 
 
 def test_what_is_not_text_travels(tmp_path: Path) -> None:
@@ -170,7 +289,8 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
 
 def test_equal_entries_make_equal_archives(archive: Path, tmp_path: Path) -> None:
     """An archive has no date and no machine in it."""
-    write(tmp_path / "again", iter(some()), counts=dict(reversed(COUNTS.items())), **OWNER)
+    counts, states = dict(reversed(COUNTS.items())), dict(reversed(STATED.items()))
+    write(tmp_path / "again", iter(some()), counts=counts, labels=LABELLED, states=states, **OWNER)
     assert (tmp_path / "again").read_bytes() == archive.read_bytes()
 
 
@@ -185,13 +305,14 @@ def test_the_empty_cache_travels(tmp_path: Path) -> None:
 def test_open_files_travel(archive: Path) -> None:
     """Streams are written and read like paths, from and to their end, and are left open."""
     stream = io.BytesIO()
-    write(stream, some(), counts=COUNTS, **OWNER)
+    write(stream, some(), counts=COUNTS, **LEARNED, **OWNER)
     assert stream.getvalue() == archive.read_bytes()
     assert loaded(stream) == loaded(archive) == (rows(some()), COUNTS)
     assert not stream.closed
 
 
-def test_the_format_is_what_its_page_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_format_is_what_its_page_says(tmp_path: Path, version: int) -> None:
     """An archive put together by hand from docs/api/checkpoint.md is read."""
     line = (
         b'{"partition":"00000000000000000000000000000000",'
@@ -201,28 +322,49 @@ def test_the_format_is_what_its_page_says(tmp_path: Path) -> None:
     )
     array = io.BytesIO()
     np.save(array, unit(1.0)[None, :])
+    members = {"entries.jsonl": line, "vectors.npy": array.getvalue()}
+    numbers = {"entries": 1, "vectors": 1}
+    if version == 2:
+        members["labels.jsonl"] = (
+            b'{"similarity":0.5,"right":true,"namespace":"default","source":"audit",'
+            b'"created_at":5.0,"chance_right":null}\n'
+        )
+        members["states.jsonl"] = b'{"name":"policy","data":"AP8="}\n'
+        numbers |= {"labels": 1, "states": 1}
     manifest = {
         "format": "mneme-checkpoint",
-        "version": 1,
+        "version": version,
         "fingerprint": OWNER["fingerprint"],
         "dim": DIM,
-        "entries": 1,
-        "vectors": 1,
         "counts": [["default", "misses", 2]],
-        "sha256": {
-            "entries.jsonl": hashlib.sha256(line).hexdigest(),
-            "vectors.npy": hashlib.sha256(array.getvalue()).hexdigest(),
-        },
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
+        **numbers,
     }
     with zipfile.ZipFile(tmp_path / "a", "w") as made:
         made.writestr("manifest.json", json.dumps(manifest, indent=2))
-        made.writestr("entries.jsonl", line)
-        made.writestr("vectors.npy", array.getvalue())
+        for name, data in members.items():
+            made.writestr(name, data)
     one = Entry(
         "default", Partition(bytes(16)), Key(b"\x11" * 16), "q", Payload("bytes", b"\x00\xff"),
         unit(1.0), 5.0, None, float("inf"), "{}", ("t",),
     )  # fmt: skip
-    assert loaded(tmp_path / "a") == (rows([one]), {("default", "misses"): 2})
+    learned = ((Label(0.5, True, "default", "audit", 5.0),), {"policy": b"\x00\xff"})
+    counts = {("default", "misses"): 2}
+    assert whole(tmp_path / "a") == (rows([one]), counts, *(learned if version == 2 else ((), {})))
+
+
+def test_an_archive_says_whose_it_is(archive: Path) -> None:
+    """Without an embedder at hand its name and dimension are read, and its store is claimed."""
+    with read(archive) as opened:
+        assert (opened.fingerprint, opened.dim) == tuple(OWNER.values())
+    store = MemoryStore()
+    assert restore(archive, store) == 5
+    store.claim(**OWNER)
+    with pytest.raises(ValueError, match="Give both, or neither"), read(archive, dim=DIM):
+        pass
+    for wrong in ({"fingerprint": 5}, {"dim": 0}, {"dim": True}, {"dim": 1 << 40}):
+        with pytest.raises(CheckpointError, match="which is no embedder"):
+            restore(io.BytesIO(forged(saying(**wrong))), MemoryStore())
 
 
 def test_numpy_reads_the_vectors(archive: Path) -> None:
@@ -367,10 +509,10 @@ def test_a_line_that_is_too_long_is_not_written(
     write(archive, long, **OWNER)
     with zipfile.ZipFile(archive) as made:
         size = made.getinfo(ENTRIES).file_size
-    monkeypatch.setattr(checkpoint, "MAX_PIECE_BYTES", size)
+    monkeypatch.setattr(_format, "MAX_PIECE_BYTES", size)
     write(archive, long, **OWNER)
     assert loaded(archive) == (rows(long), {})
-    monkeypatch.setattr(checkpoint, "MAX_PIECE_BYTES", size - 1)
+    monkeypatch.setattr(_format, "MAX_PIECE_BYTES", size - 1)
     with pytest.raises(CheckpointError, match="Nothing was written"):
         write(archive, long, **OWNER)
     with pytest.raises(CheckpointError, match=r"malformed line 1 in entries\.jsonl"):
@@ -383,17 +525,17 @@ def test_a_line_that_is_too_long_is_not_written(
 def small() -> bytes:
     stream = io.BytesIO()
     entries = [entry("one", "first", vector=unit(1.0, 2.0)), entry("two", "second", tags=("t",))]
-    write(stream, entries, counts={("default", "misses"): 3}, **OWNER)
+    write(stream, entries, counts={("default", "misses"): 3}, **LEARNED, **OWNER)
     return stream.getvalue()
 
 
 SMALL = small()
-RIGHT = loaded(io.BytesIO(SMALL))
+RIGHT = whole(io.BytesIO(SMALL))
 
 
 def is_refused_or_right(damaged: bytes) -> bool:
     try:
-        return loaded(io.BytesIO(damaged)) == RIGHT
+        return whole(io.BytesIO(damaged)) == RIGHT
     except CheckpointError as exc:
         return "Nothing was loaded" in str(exc)
 
@@ -416,10 +558,11 @@ def test_no_damage_goes_unseen(data: st.DataObject) -> None:
 
 
 def test_what_was_cut_short_is_refused() -> None:
-    """Every torso of an archive is refused, the empty one too."""
-    for end in range(len(SMALL)):
-        with pytest.raises(CheckpointError, match="Nothing was loaded"):
-            loaded(io.BytesIO(SMALL[:end]))
+    """Every torso of an archive is refused, the empty one too; of version 1 as well."""
+    for content in (SMALL, OLD.read_bytes()):
+        for end in range(len(content)):
+            with pytest.raises(CheckpointError, match="Nothing was loaded"):
+                loaded(io.BytesIO(content[:end]))
 
 
 @given(st.binary(max_size=200))
@@ -448,7 +591,7 @@ def forged(change: Callable[[Members], Any], *, is_signed: bool = True) -> bytes
     change(members)
     if is_signed and MANIFEST in members:
         manifest = json.loads(members[MANIFEST])
-        for name in (ENTRIES, VECTORS):
+        for name in (ENTRIES, VECTORS, LABELS, STATES):
             if name in manifest["sha256"] and name in members:
                 manifest["sha256"][name] = hashlib.sha256(members[name]).hexdigest()
         members[MANIFEST] = json.dumps(manifest).encode()
@@ -510,6 +653,23 @@ class Trap:
         return exec, ("import os; os.mkdir('sprung')",)
 
 
+def with_label(**changes: Any) -> Callable[[Members], Any]:
+    """A second label with other values."""
+
+    def change(members: Members) -> None:
+        first, second = members[LABELS].splitlines()
+        fields = json.loads(second) | changes
+        members[LABELS] = b"%b\n%b\n" % (first, json.dumps(fields).encode())
+
+    return change
+
+
+def unsaid(members: Members, name: str) -> bytes:
+    """The manifest without what it says of `name`."""
+    said = json.loads(members[MANIFEST])
+    return json.dumps({key: value for key, value in said.items() if key != name}).encode()
+
+
 UNITS = [unit(1.0, 2.0), unit(1.0)]
 DEEP = b"[" * 100_000 + b"]" * 100_000
 HOSTILE: dict[str, tuple[Callable[[Members], Any], str]] = {
@@ -522,7 +682,18 @@ HOSTILE: dict[str, tuple[Callable[[Members], Any], str]] = {
     "absolute": (put("/etc/passwd", b"x"), "has the members .*'/etc/passwd'"),
     "traversing": (put("../../x", b"x"), r"has the members .*'\.\./\.\./x'"),
     "a folder": (put("folder/"), "has the members .*'folder/'"),
-    "newer": (saying(version=2), "version 2, and 'mneme-checkpoint' version 1 is read"),
+    "newer": (saying(version=3), "version 3, and .* 1 to 2 are read .*Use a newer version"),
+    "newer, of other members": (
+        lambda members: (put("more.bin", b"x")(members), saying(version=3)(members)),
+        "version 3, and .*Use a newer version of mneme-toolkit",
+    ),
+    "the members of version 1": (
+        lambda members: (members.pop(LABELS), members.pop(STATES)),
+        "has the members .*'vectors.npy', not .*labels.jsonl",
+    ),
+    "version 1 with more": (saying(version=1), "has the members .*'labels.jsonl'"),
+    "a version of no kind": (saying(version=True), "version True, and"),
+    "a version of no hash": (saying(version=[1]), r"version \[1\], and"),
     "older": (saying(version=0), "version 0, and .*Use the version of mneme-toolkit that wrote"),
     "of others": (saying(format="a" * 999), "has format 'aaa"),
     "manifest of no fields": (put(MANIFEST, b'{"sha256": {}}'), "cannot be read .*format"),
@@ -563,6 +734,25 @@ HOSTILE: dict[str, tuple[Callable[[Members], Any], str]] = {
     "numbers for tags": (with_line(tags=[1]), "malformed line 2 .*a tag"),
     "a time of no kind": (with_line(created_at="now"), "malformed line 2"),
     "no finite time": (with_line(created_at=float("nan")), "malformed line 2"),
+    "no labels": (without(LABELS), "has the members"),
+    "no states": (without(STATES), "has the members"),
+    "fewer labels than said": (saying(labels=3), "has 2 labels, its manifest"),
+    "more states than said": (saying(states=1), "has 2 states, its manifest"),
+    "labels not said": (lambda m: m.update({MANIFEST: unsaid(m, "labels")}), "cannot be read"),
+    "a label of no kind": (with_label(right=1), "malformed line 2 in labels.jsonl"),
+    "a label too near": (with_label(similarity=1e300), "malformed line 2 in labels.jsonl"),
+    "a label of no number": (with_label(similarity=float("nan")), "malformed line 2 in labels"),
+    "a label of no chance": (with_label(chance_right=""), "malformed line 2 in labels.jsonl"),
+    "a label of no date": (with_label(created_at=10**400), "malformed line 2 in labels.jsonl"),
+    "a label of no source": (with_label(source=["miss"]), "malformed line 2 in labels.jsonl"),
+    "a label with more": (with_label(prompt="q"), "malformed line 2 in labels.jsonl"),
+    "no label": (put(LABELS, b"[]\n"), "malformed line 1 in labels.jsonl"),
+    "a deep label": (put(LABELS, DEEP + b"\n"), "malformed line 1 in labels.jsonl"),
+    "a label without end": (put(LABELS, b"{}"), "malformed line 1 in labels.jsonl .*no end"),
+    "a state of no kind": (put(STATES, b'{"name":1,"data":""}\n'), "malformed line 1 in states"),
+    "a state of no bytes": (put(STATES, b'{"name":"a","data":"?"}\n'), "line 1 in states.jsonl"),
+    "a state of nothing": (put(STATES, b"null\n"), "malformed line 1 in states.jsonl"),
+    "a state twice": (put(STATES, b'{"name":"a","data":""}\n' * 2), "has the state 'a' twice"),
     "one identity twice": (squared, "two entries of one identity"),
     "not of length 1": (with_array([UNITS[0], UNITS[1] * 2]), "line 2 .*a vector not of length 1"),
     "zero": (with_array([UNITS[0], UNITS[1] * 0]), "line 2 .*a vector not of length 1"),
@@ -600,7 +790,7 @@ def test_a_forged_archive_is_refused(
 
 def test_forging_alone_is_not_what_is_refused() -> None:
     """The forger's tools leave a readable archive when they change nothing."""
-    assert loaded(io.BytesIO(forged(lambda members: None))) == RIGHT
+    assert whole(io.BytesIO(forged(lambda members: None))) == RIGHT
 
 
 def test_a_changed_member_does_not_fit_its_digest() -> None:
@@ -662,14 +852,14 @@ def test_a_bomb_that_lies_about_its_size_is_not_unpacked() -> None:
 @pytest.mark.parametrize("name", [ENTRIES, MANIFEST])
 def test_a_line_without_end_is_not_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line, and the manifest, are read up to a limit."""
-    monkeypatch.setattr(checkpoint, "MAX_PIECE_BYTES", 1_000_000)
+    monkeypatch.setattr(_format, "MAX_PIECE_BYTES", 1_000_000)
     bomb = forged(put(name, b" " * 50_000_000), is_signed=name != MANIFEST)
     assert peak(bomb) < 6_000_000
 
 
 def test_a_directory_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The zip's own directory is read up to the same limit."""
-    monkeypatch.setattr(checkpoint, "MAX_PIECE_BYTES", 1_000_000)
+    monkeypatch.setattr(_format, "MAX_PIECE_BYTES", 1_000_000)
     size = 50_000_000
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0)
     with pytest.raises(CheckpointError, match="claims 50,000,000 bytes for one piece"):
@@ -782,13 +972,12 @@ def test_a_failure_empties_the_store_again(
     tmp_path: Path, at: int, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever commit fails, the first or that of the counters: all or nothing."""
-    monkeypatch.setattr(checkpoint, "CHUNK", 3)
-    write(tmp_path / "a", many(), counts=COUNTS, **OWNER)
+    monkeypatch.setattr(_restore, "CHUNK", 3)
+    write(tmp_path / "a", many(), counts=COUNTS, **LEARNED, **OWNER)
     store = Failing(at, error=error)
     with pytest.raises(type(error)):
         restore(tmp_path / "a", store, **OWNER)
-    assert list(store.scan()) == []
-    assert store.counts() == {}
+    assert held(store) == ([], {}, (), {})
     assert restore(tmp_path / "a", store, **OWNER) == 10
     assert rows(list(store.scan())) == rows(many())
 
@@ -797,7 +986,7 @@ def test_a_store_that_stays_down_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the store cannot be emptied again either, the error says what to do."""
-    monkeypatch.setattr(checkpoint, "CHUNK", 3)
+    monkeypatch.setattr(_restore, "CHUNK", 3)
     write(tmp_path / "a", many(), **OWNER)
     store = Failing(2, 3, error=StoreBackendError("down"))
     with pytest.raises(StoreBackendError) as failed:
@@ -809,7 +998,7 @@ def test_an_archive_that_changes_meanwhile_is_not_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writing into the file after it was checked is found out, and the store is empty again."""
-    monkeypatch.setattr(checkpoint, "CHUNK", 3)
+    monkeypatch.setattr(_restore, "CHUNK", 3)
     path = tmp_path / "a"
     noise = np.random.default_rng(0).bytes(200_000)
     write(path, [entry(str(at), payload=Payload("bytes", noise)) for at in range(10)], **OWNER)

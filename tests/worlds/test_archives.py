@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -12,8 +14,10 @@ from mneme import (
     CheckpointError,
     EmbedderMismatchError,
     MemoryStore,
+    Miss,
     SemanticCache,
 )
+from mneme.checkpoint import read
 from mneme.testing import HashEmbedder, ManualClock
 
 QUESTION = "how do I reset my password"
@@ -63,6 +67,51 @@ def test_loading_makes_a_new_file_or_none(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["cache.mneme"]
 
 
+def test_a_cache_is_loaded_into_a_store() -> None:
+    """`store=` takes the archive in, is open afterwards, and has to be empty before."""
+    archive, store = BytesIO(), MemoryStore()
+    with SemanticCache(store=MemoryStore(), embedder=HashEmbedder()) as cache:
+        cache.put(QUESTION, "so")
+        cache.dumps(archive)
+    with SemanticCache.loads(archive, store=store, embedder=HashEmbedder()) as copy:
+        hit = copy.get(QUESTION)
+        assert hit is not None
+        assert hit.response == "so"
+        copy.put("another question", "mine")
+    with pytest.raises(CheckpointError, match="holds entries already"):
+        SemanticCache.loads(archive, store=store, embedder=HashEmbedder())
+    assert len(list(store.scan())) == 2
+
+
+def test_loading_needs_one_place_and_an_embedder(tmp_path: Path) -> None:
+    """Two places, none, or no embedder are mistakes, and nothing is made."""
+    both: dict[str, Any] = {"path": tmp_path / "a", "store": MemoryStore()}
+    for places in (both, {}):
+        with pytest.raises(ValueError, match="exactly one of path="):
+            SemanticCache.loads(BytesIO(), embedder=HashEmbedder(), **places)
+    with pytest.raises(TypeError, match=r"Pass embedder=\.$"):
+        SemanticCache.loads(BytesIO(), tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_learned_travels(tmp_path: Path) -> None:
+    """Labels, also those that no commit has saved yet, and what the policy made of them."""
+    archive = tmp_path / "cache.mneme"
+    learns: dict[str, Any] = {"embedder": HashEmbedder(), "policy": "learned", "max_error": 0.05}
+    with SemanticCache(store=MemoryStore(), **learns) as cache:
+        for number in range(40):
+            miss = cache.lookup(f"how do I reset my password, attempt {number % 7} {number}")
+            if isinstance(miss, Miss):
+                cache.fill(miss, "so" if number % 2 else "otherwise")
+        labels = cache.labels()
+        cache.dumps(archive)
+    assert labels
+    with SemanticCache.loads(archive, tmp_path / "cache.db", **learns) as copy:
+        assert copy.labels() == labels
+    with read(archive) as opened:
+        assert [name for name in opened.states if name.startswith("policy")]
+
+
 def test_the_async_face_does_the_same(anyio_backend_name: str, tmp_path: Path) -> None:
     """`dumps` and `loads` are awaited there, and block no loop."""
 
@@ -76,6 +125,11 @@ def test_the_async_face_does_the_same(anyio_backend_name: str, tmp_path: Path) -
             hit = await copy.get(QUESTION)
             assert hit is not None
             assert hit.response == "so"
+        again = await AsyncSemanticCache.loads(
+            archive, store=MemoryStore(), embedder=HashEmbedder()
+        )
+        async with again:
+            assert await again.get(QUESTION) is not None
 
     anyio.run(main, backend=anyio_backend_name)
 
