@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from types import TracebackType
@@ -26,8 +25,6 @@ from mneme.records import Explanation, Hit, Label, Miss, Selection
 from mneme.types import AnyEmbedder, Store
 
 __all__ = ["AnyCache", "AsyncSemanticCache", "SemanticCache"]
-
-REFRESH_THREADS = 4
 
 
 class SemanticCache(Face):
@@ -247,8 +244,7 @@ class SemanticCache(Face):
 
     def __enter__(self) -> SemanticCache:
         self._core.check_open()
-        if self._core.thread_crew is None:
-            self._core.thread_crew = ThreadPoolExecutor(REFRESH_THREADS, "mneme-refresh")
+        self._core.hire()
         return self
 
     def __exit__(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast, overload
 
+from mneme import _forks
 from mneme._core.ports import Turnstile, embeds_async, in_worker_thread, run_loop_once
 from mneme.types import AnyEmbedder, AsyncEmbedder, Embedder
 
@@ -53,7 +53,7 @@ def _spun(function: Function) -> Function:
 
 
 def _one_at_a_time() -> Callable[[Function], Function]:
-    lock = threading.Lock()
+    lock = _forks.lock(_forks.NEVER)
 
     def _serialized(function: Function) -> Function:
         def embed(given: Any) -> Any:

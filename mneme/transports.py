@@ -7,13 +7,13 @@ a connection. Neither library is imported here: a request says whose it is.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from mneme import _forks
 from mneme._core.core import core_of
 from mneme._core.http.exchange import (
     Forward,
@@ -96,7 +96,7 @@ class _Settings:
         debug: bool,
     ) -> None:
         self._inner = inner
-        self._making = threading.Lock()
+        self._making = _forks.lock()
         self._by_host = by_host
         self._by_ending = routes is None
         self._gateway = Gateway(

@@ -19,15 +19,16 @@ PACKAGE = Path(__file__).parents[1] / "mneme"
 # A module that no layer names fails the test.
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "words": (("records", "types", "errors"), ()),
+    "forks": (("_forks",), ()),
     # The strictest layer is the default there, so that a new decider needs no line here.
     "pure": (("_core",), ("words",)),
     "context": (("context",), ("words", "pure")),
     "codecs": (("codecs",), ("words", "pure")),
-    "stores": (("stores",), ("words",)),
+    "stores": (("stores",), ("words", "forks")),
     "checkpoint": (("checkpoint",), ("words", "stores")),
     "guards": (("guards",), ("words", "pure")),
-    "indexes": (("indexes",), ("words",)),
-    "flights": (("_core.flights",), ("words", "pure")),
+    "indexes": (("indexes",), ("words", "forks")),
+    "flights": (("_core.flights",), ("words", "pure", "forks")),
     "relay": (("_core.http.relay", "_core.http.recorded"), ("words", "pure", "flights")),
     "core": (
         (
@@ -41,14 +42,14 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "_core.judges",
             "_core.aliases",
         ),
-        ("words", "pure", "context", "codecs", "flights"),
+        ("words", "forks", "pure", "context", "codecs", "flights"),
     ),
     "flow": (
         ("_core.flow", "_core.through", "_core.comparing"),
         ("words", "pure", "context", "flights", "core"),
     ),
-    "ports": (("_core.ports",), ("words", "pure", "flights", "core")),
-    "embedders": (("embedders",), ("words", "pure", "ports")),
+    "ports": (("_core.ports",), ("words", "forks", "pure", "flights", "core")),
+    "embedders": (("embedders",), ("words", "forks", "pure", "ports")),
     "prompts": (("prompts",), ("words", "pure")),
 }
 LAYERS["calls"] = (

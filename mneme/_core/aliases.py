@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import NamedTuple
 
+from mneme import _forks
 from mneme.records import Identity
 
 __all__ = ["Alias", "Aliases"]
@@ -28,7 +28,7 @@ class Aliases:
 
     def __init__(self) -> None:
         self._of: dict[Identity, Alias] = {}
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
 
     def get(self, identity: Identity) -> Alias | None:
         return self._of.get(identity)

@@ -16,12 +16,12 @@ through flights that wait for one another, calls through instead.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Literal
 
+from mneme import _forks
 from mneme.records import Hit, Identity, Miss
 
 __all__ = ["Ending", "Flight", "Flights"]
@@ -53,7 +53,7 @@ class Flights:
     """The table of running calls. Its own, never one that evicts: a waker must not be lost."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
         self._open: dict[Identity, Flight] = {}
 
     def __len__(self) -> int:
@@ -120,12 +120,16 @@ class Flights:
             if flight.ending is not None:
                 return
             flight.ending, flight.found = ending, found
-            del self._open[flight.identity]
+            self._open.pop(flight.identity, None)
             wakers, flight.wakers = flight.wakers, []
         with ExitStack() as stack:
             # All of them, even where one is interrupted: who is not woken sleeps for ever.
             for wake in reversed(wakers):
                 stack.callback(wake)
+
+    def in_child(self) -> None:
+        """After a fork: whoever led these is not here."""
+        self._open.clear()
 
     @contextmanager
     def leading(self, flight: Flight) -> Iterator[None]:

@@ -8,13 +8,13 @@ the function is called and its answer can be compared with what would have been 
 from __future__ import annotations
 
 import json
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
 
+from mneme import _forks
 from mneme._core.choose import Choice, Rules, Trial, choose, refused
 from mneme._core.freshness import freshness
 from mneme._core.keys import Ask
@@ -59,7 +59,7 @@ class Judge:
         self.tightening: Tightening | None = None
         """What audits say of the threshold; of one that is set, not of one that is learned."""
         self.answers: OrderedDict[str, Vector] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
         self._random = np.random.default_rng(manner.seed)
         self._unsaved = 0
         self._learned: LearnedPolicy | None = None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping
 
+from mneme import _forks
 from mneme._core.judge import Judge
 from mneme._core.keys import Ask
 from mneme._core.manner import Manner
@@ -29,7 +29,7 @@ class Judges:
         self._labels: list[Label] = []
         self._waiting_states: dict[str, bytes] = {}
         self._threshold = 0.0
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
 
     def of(self, ask: Ask) -> Judge:
         judge: Judge | None = ask.judge
@@ -92,6 +92,10 @@ class Judges:
         # The states are not: there will be newer ones.
         with self._lock:
             self._labels = [*labels, *self._labels]
+
+    def in_child(self) -> None:
+        """After a fork: what was not saved is the parent's to save."""
+        self._labels, self._waiting_states = [], {}
 
     def waiting(self) -> list[Label]:
         """Labels that no commit has saved yet."""

@@ -8,15 +8,15 @@ take it, and it is never held while an embedder or the user's function runs.
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
+from mneme import _forks
 from mneme._core.admission import draft
 from mneme._core.aliases import Aliases
 from mneme._core.calibration import Calibration
@@ -50,6 +50,8 @@ __all__ = ["CHUNK", "Keeper", "TaskCrew", "store_errors"]
 
 log = logging.getLogger("mneme")
 
+REFRESH_THREADS = 4
+
 CHUNK = 512
 """Entries removed in one commit of a long removal: others get their turn in between."""
 
@@ -70,7 +72,7 @@ class TaskCrew(Protocol):
     def start(self, job: Callable[[], Coroutine[Any, Any, object]]) -> None: ...
 
 
-class Keeper:
+class Keeper(_forks.Forked):
     """The one shared state and its store. Methods that touch the store say so."""
 
     def __init__(
@@ -117,7 +119,8 @@ class Keeper:
         self._partitions: dict[str, Partition] = {}
         self._mark = 0
         self._looked_at = float("-inf")
-        self._commits = threading.RLock()
+        self._commits = _forks.rlock(_forks.COMMITS)
+        _forks.watch(self)
 
     # -- opening and closing (these touch the store) --------------------------------------------
 
@@ -210,6 +213,22 @@ class Keeper:
         self._mark = mark
         for namespace in expired:
             self.tally.gone(namespace, "expired")
+
+    def hire(self) -> None:
+        """Have threads for work in the background, until somebody dismisses them."""
+        if self.thread_crew is None:
+            self.thread_crew = ThreadPoolExecutor(REFRESH_THREADS, "mneme-refresh")
+
+    # -- forks ----------------------------------------------------------------------------------
+
+    def in_child(self) -> None:
+        """Go on as a process of its own; the store opens anew when it is next needed."""
+        for part in (self.tally, self.judges, self.flights, self.renewals):
+            part.in_child()
+        self.task_crew = None
+        if self.thread_crew is not None:
+            self.thread_crew = None
+            self.hire()
 
     # -- keeping (these touch the store) --------------------------------------------------------
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from mneme import _forks
 from mneme._core.freshness import freshness
 from mneme._core.ledger import Ledger, Record
 from mneme.records import Candidate, Entry, Identity, Key, Partition, Selection, Vector
@@ -48,7 +48,7 @@ class Live:
         self._index_factory = index_factory
         self._indexes: dict[Partition, Index] = {}
         self._doomed: dict[Identity, Entry] = {}
-        self._lock = threading.Lock()
+        self._lock = _forks.lock(_forks.LIVE)
 
     @property
     def ledger(self) -> Ledger:

@@ -23,6 +23,7 @@ import anyio.lowlevel
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
+from mneme import _forks
 from mneme._core.core import Core
 from mneme._core.flights import Flight
 from mneme._core.keys import Ask
@@ -265,13 +266,19 @@ class LoopPort:
             raise _late_store(self.core) from exc
 
 
-class Turnstile:
+class Turnstile(_forks.Forked):
     """One at a time, first come first served, for threads and for tasks of any loop."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
         self._taken = False
         self._waiting: deque[Callable[[], object]] = deque()
+        _forks.watch(self)
+
+    def in_child(self) -> None:
+        """Whoever had the turn is not here."""
+        self._taken = False
+        self._waiting.clear()
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -459,7 +466,19 @@ def _late_store(core: Core) -> StoreBackendError:
     )
 
 
-_late = threading.BoundedSemaphore(MAX_LATE)
+class _Late(_forks.Forked):
+    """How many more calls may be given up on while they run."""
+
+    def __init__(self) -> None:
+        self.room = threading.BoundedSemaphore(MAX_LATE)
+        _forks.watch(self)
+
+    def in_child(self) -> None:
+        # None of those that run in the parent runs here.
+        self.room = threading.BoundedSemaphore(MAX_LATE)
+
+
+_late = _Late()
 
 
 def _within(seconds: float | None, work: Callable[..., T], *args: Any) -> T:
@@ -471,7 +490,8 @@ def _within(seconds: float | None, work: Callable[..., T], *args: Any) -> T:
     """
     if seconds is None:
         return work(*args)
-    if not _late.acquire(blocking=False):
+    room = _late.room
+    if not room.acquire(blocking=False):
         raise TimeoutError(f"{MAX_LATE} calls that were given up on are still running")
     outcome: Future[T] = Future()
 
@@ -481,7 +501,7 @@ def _within(seconds: float | None, work: Callable[..., T], *args: Any) -> T:
         except BaseException as exc:
             outcome.set_exception(exc)
         finally:
-            _late.release()
+            room.release()
 
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(run,), name="mneme-deadline", daemon=True).start()

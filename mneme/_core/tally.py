@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from mneme import _forks
 from mneme._core.keys import Counts
 from mneme.context import observers
 from mneme.records import Hit, Label, Miss
@@ -28,7 +28,7 @@ class Tally:
 
     def __init__(self, hook: MetricsHook | None) -> None:
         self._hook = hook
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
         self._saved: Counter[tuple[str, str]] = Counter()
         self._unsaved: Counter[tuple[str, str]] = Counter()
         self._logged: dict[str, float] = {}
@@ -126,6 +126,11 @@ class Tally:
         with self._lock:
             self._saved.subtract(counts)
             self._unsaved.update(counts)
+
+    def in_child(self) -> None:
+        """After a fork: what was not saved is the parent's to save."""
+        self._saved.update(self._unsaved)
+        self._unsaved.clear()
 
     def total(self, name: str, namespace: str | None = None) -> int:
         with self._lock:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mneme import _forks
 from mneme.indexes._best import Best
 from mneme.indexes._compare import compare_all, compare_likely
 from mneme.indexes._fit import SAMPLE, fitted
@@ -64,12 +65,12 @@ class ExactIndex:
         self._blocks: list[Vector] = []
         self._names = Names()
         self._version = 0
-        self._lock = threading.Lock()
+        self._lock = _forks.lock(_forks.INDEX)
         self._watch = Watch()
         self._sketch: Sketch | None = None
         self._coming: tuple[Sketch, int] | None = None
         """A sketch that a fit is filling, and how many rows it knows."""
-        self._fitting = threading.Lock()
+        self._fitting = _forks.lock(_forks.NEVER)
 
     @classmethod
     def from_parts(

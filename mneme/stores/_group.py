@@ -9,6 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 
+from mneme import _forks
 from mneme.errors import MnemeError
 from mneme.records import Changes, Entry, Identity, Label
 
@@ -45,8 +46,8 @@ class GroupCommit:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._labels: list[Label] = []
         self._states: dict[str, bytes] = {}
-        self._lock = threading.Lock()
-        self._writing = threading.Lock()
+        self._lock = _forks.lock(_forks.GROUP)
+        self._writing = _forks.lock(_forks.GROUP_WRITING)
         self._filled = threading.Event()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -114,6 +115,17 @@ class GroupCommit:
         self._closed.set()
         self._filled.set()
         self.flush()
+
+    def in_child(self) -> None:
+        """After a fork: what waits is the parent's to write, as its thread is the parent's."""
+        self._puts, self._removed, self._counts = {}, {}, Counter()
+        self._labels, self._states = [], {}
+        # Made anew: an event has a lock of its own.
+        was_closed = self._closed.is_set()
+        self._filled, self._closed = threading.Event(), threading.Event()
+        if was_closed:
+            self._closed.set()
+        self._thread = None
 
     def _is_empty(self) -> bool:
         return not (self._puts or self._removed or self._counts or self._labels or self._states)

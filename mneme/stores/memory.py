@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 
+from mneme import _forks
 from mneme.errors import EmbedderMismatchError
 from mneme.records import Changes, Entry, Identity, Label
 
@@ -29,7 +29,7 @@ class MemoryStore:
     bad_rows = 0
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _forks.lock(_forks.STORE)
         self._embedder: tuple[str, int] | None = None
         self._entries: dict[Identity, Entry] = {}
         self._counts: Counter[tuple[str, str]] = Counter()

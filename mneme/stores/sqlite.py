@@ -15,13 +15,13 @@ import errno
 import mmap
 import os
 import sqlite3
-import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from mneme import _forks
 from mneme.errors import (
     CorruptCacheError,
     EmbedderMismatchError,
@@ -32,6 +32,7 @@ from mneme.errors import (
 from mneme.records import Changes, Entry, Key, Label, Partition
 from mneme.stores._group import GroupCommit
 from mneme.stores._rows import COLUMNS, entry_of, row_of
+from mneme.stores._standing import Standing
 
 __all__ = ["SQLiteStore"]
 
@@ -77,7 +78,7 @@ _COUNT = (
 _LABEL = "similarity, is_right, namespace, source, created_at, chance_right"
 
 
-class SQLiteStore:
+class SQLiteStore(_forks.Forked):
     """
     The durable default: one file, any number of threads and processes.
 
@@ -114,9 +115,12 @@ class SQLiteStore:
             raise ValueError(f"{str(path)!r} is no file. Use MemoryStore() to keep no file.")
         self.bad_rows: int = 0
         self._busy_timeout = busy_timeout
-        self._lock = threading.RLock()
+        self._lock = _forks.rlock(_forks.STORE)
         self._dim = 0
+        self._fingerprint: str | None = None
         self._connection: sqlite3.Connection | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._standing: Standing | None = None
         self._map: memoryview | None = None
         self._mark_before_own_commit: int | None = None
         # Group commits move the mark long after `commit` has told one: while nobody else has
@@ -124,6 +128,7 @@ class SQLiteStore:
         self._real_mark = self._told_mark = -1
         self._group = GroupCommit(self._write, GROUP_SECONDS) if durability == "group" else None
         self._closed = False
+        _forks.watch(self)
 
     @property
     def description(self) -> str:
@@ -138,6 +143,7 @@ class SQLiteStore:
             try:
                 self._flush()
                 self._bind(fingerprint, dim)
+                self._fingerprint = fingerprint
             except BaseException:
                 if is_new:
                     # Refused: nothing of ours stays beside the file.
@@ -278,18 +284,21 @@ class SQLiteStore:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
-        if self._group is not None and self._connection is not None:
+        if self._group is not None and self._fingerprint is not None:
             self._group.close()
         with self._lock:
             self._closed = True
             self._let_go()
 
     def _let_go(self) -> None:
-        connection, self._connection = self._connection, None
+        self._disconnect()
         self._map = None
-        if connection is not None:
+
+    def _disconnect(self) -> None:
+        if self._connection is not None and self._finalizer is not None:
+            self._connection = None
             with self._errors():
-                connection.close()
+                self._finalizer()
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self.path)!r})"
@@ -318,7 +327,8 @@ class SQLiteStore:
         self._connection = connection
         if self._group is not None:
             self._real_mark = self._told_mark = self._map[0]
-        weakref.finalize(self, connection.close)
+        self._finalizer = weakref.finalize(self, connection.close)
+        self._standing = self._stands_now()
 
     def _check_file(self) -> None:
         """Read the header alone, so that a file that is not ours is not touched at all."""
@@ -376,6 +386,64 @@ class SQLiteStore:
         connection.execute("COMMIT")
         return marks
 
+    # -- opening anew -------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """
+        Close the file, which both sides open anew when they next need it: SQLite's connections
+        and what it notes of locks must not reach a child (https://sqlite.org/howtocorrupt.html).
+        """
+        connection = self._connection
+        # Not where this very thread, or one that did not stop in time, is at work.
+        if connection is not None and self._lock.acquire(blocking=False):
+            try:
+                if not connection.in_transaction:
+                    self._disconnect()
+            finally:
+                self._lock.release()
+
+    def in_child(self) -> None:
+        if self._group is not None:
+            self._group.in_child()
+        if self._connection is not None and self._finalizer is not None:
+            self._finalizer.detach()
+
+    def _stands_now(self) -> Standing:
+        return Standing.of(self.path, f"{self.path}-mark")
+
+    def _open_anew(self, fingerprint: str) -> None:
+        """Open what a fork has closed, or what the path leads to now; as a rule do nothing."""
+        before, now, marks = self._standing, self._stands_now(), self._map
+        if self._connection is not None:
+            if now == before:
+                return
+            if before is not None and now.pid != before.pid:
+                raise StoreBackendError(
+                    f"{self.path} was open when process {before.pid} forked, in the midst of a "
+                    "commit or past Python. Nothing was changed. Open a cache after forking."
+                )
+        self._disconnect()
+        try:
+            self._open()
+            self._bind(fingerprint, self._dim)
+            if before is not None and marks is not None and now.files != before.files:
+                self._skip_marks((marks[0] + 1) // 2)
+        except BaseException:
+            self._let_go()
+            self._standing, self._map = before, marks
+            raise
+
+    def _skip_marks(self, told: int) -> None:
+        """This is another file: no mark of it may be one that was told of the last."""
+        with self._transaction(marks=True) as connection:
+            seq = max(told, self._seq(connection)) + 1
+            connection.executemany(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                [("seq", str(seq)), ("removals_from", str(seq))],
+            )
+        if self._map is not None:
+            self._real_mark = self._told_mark = self._map[0]
+
     # -- transactions -------------------------------------------------------------------------
 
     @contextmanager
@@ -407,9 +475,12 @@ class SQLiteStore:
             return self._open_connection().execute(statement).fetchall()
 
     def _open_connection(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise StoreBackendError(f"{self.path}: this store is not open. Open a cache on it.")
-        return self._connection
+        with self._lock:
+            if self._fingerprint is not None and not self._closed:
+                self._open_anew(self._fingerprint)
+            if self._connection is None:
+                raise StoreBackendError(f"{self.path}: this store is not open. Open a cache on it.")
+            return self._connection
 
     @staticmethod
     def _meta(connection: sqlite3.Connection, name: str) -> str | None:
