@@ -112,8 +112,8 @@ def labelled(label: Label) -> dict[str, Any]:
     """The fields of `label`, in their order in an archive."""
     fields = {name: getattr(label, name) for name in Label.__slots__}
     for name in ("similarity", "created_at", "chance_right"):
-        # A clock may count in whole numbers.
-        fields[name] = float(fields[name]) if isinstance(fields[name], int) else fields[name]
+        # A clock may count in whole numbers, and equal labels are written alike: -0.0 as 0.0.
+        fields[name] = None if fields[name] is None else float(fields[name]) + 0.0
     return fields
 
 

@@ -171,7 +171,7 @@ def _line_of(entry: Entry, dim: int, row: int) -> tuple[bytes, bytes]:
     columns = dict(zip(COLUMNS, row_of(entry), strict=True))
     for name in ("created_at", "expires_at", "dies_at"):
         # A clock may count in whole numbers.
-        columns[name] = None if columns[name] is None else float(columns[name])
+        columns[name] = None if columns[name] is None else float(columns[name]) + 0.0
     if entry_of(list(columns.values()), dim) is None:
         raise CheckpointError(
             f"the entry {entry.prompt!r:.40} of namespace {entry.namespace!r} could not be read "
