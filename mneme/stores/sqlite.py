@@ -3,10 +3,11 @@ Entries in one SQLite file.
 
 Beside ``cache.db`` stand SQLite's own ``-wal`` and ``-shm`` while it is open, and
 ``cache.db-mark``: eight bytes that every process maps into memory and that change with every
-commit, so that seeing whether somebody else has written costs no system call. The number is
-odd from just before a commit until just after it; a writer that is killed in between leaves
-it odd, which only makes the others look more often. It can be deleted while nobody has the
-cache open.
+commit, so that seeing whether somebody else has written costs no system call. It is written
+just before the commit, while nobody else can write: written after it, a slow writer would
+put it back behind a faster one. Who looks too early, or after a writer that was killed, finds
+an older state in the file than the mark says, and looks again. It can be deleted while
+nobody has the cache open.
 """
 
 from __future__ import annotations
@@ -214,6 +215,7 @@ class SQLiteStore(_forks.Forked):
                 connection.executemany(_UPSERT, [(*row_of(entry), seq) for entry in changes.puts])
                 connection.execute("INSERT OR REPLACE INTO meta VALUES ('seq', ?)", (str(seq),))
                 self._forget_old_removals(connection, seq)
+            # Only now: what did not come to be committed may yet be another's number.
             if self._real_mark == 2 * before:
                 self._real_mark = 2 * seq
             return 2 * seq if changes.mark == 2 * before else changes.mark
@@ -458,11 +460,8 @@ class SQLiteStore(_forks.Forked):
             try:
                 yield connection
                 if shared is not None:
-                    seq = self._seq(connection)
-                    shared[0] = 2 * seq - 1
+                    shared[0] = 2 * self._seq(connection)
                 connection.execute("COMMIT")
-                if shared is not None:
-                    shared[0] = 2 * seq
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")

@@ -1,0 +1,44 @@
+"""The short form of `many_processes.py`; run that for longer to find what is rare."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.worlds import PATIENCE
+
+SCRIPT = Path(__file__).with_name("many_processes.py")
+
+
+def _report(*options: str) -> dict[str, Any]:
+    run = subprocess.run(
+        [sys.executable, str(SCRIPT), *options],
+        capture_output=True,
+        text=True,
+        timeout=6 * PATIENCE,
+        check=False,
+    )
+    assert run.stdout, run.stderr
+    report: dict[str, Any] = json.loads(run.stdout)
+    return report
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        # What a group has yet to commit, and what a reader does not look for each time.
+        ["--settings", '{"durability": "group"}', "--interval", "2", "--seconds", "4"],
+    ],
+    ids=["at once", "within the interval"],
+)
+def test_readers_see_what_writers_did(options: list[str]) -> None:
+    """No entry is lost, none appears, and nothing stale is read past the interval."""
+    report = _report("--seconds", "2", "--writers", "2", "--readers", "2", *options)
+    assert report["wrong"] == []
+    assert report["writes"] > 0
+    assert report["hits"] > 0
