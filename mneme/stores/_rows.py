@@ -11,7 +11,7 @@ import numpy as np
 
 from mneme.records import Entry, Key, Partition, Payload, PayloadKind
 
-__all__ = ["COLUMNS", "entry_of", "row_of"]
+__all__ = ["COLUMNS", "death_of", "entry_of", "row_of"]
 
 COLUMNS = (
     "partition", "key", "namespace", "prompt", "kind", "payload", "metadata", "tags",
@@ -19,6 +19,13 @@ COLUMNS = (
 )  # fmt: skip
 
 _KINDS = get_args(PayloadKind)
+
+
+def death_of(entry: Entry) -> float | None:
+    """From when on it is neither fresh nor stale; ``None``: never."""
+    if entry.expires_at is None:
+        return None
+    return max(entry.expires_at, entry.dies_at or entry.expires_at)
 
 
 def row_of(entry: Entry) -> tuple[Any, ...]:

@@ -8,6 +8,15 @@ as classes to inherit: fill in how to make one, and pytest runs every promise.
 from mneme.testing._doubles import HashEmbedder, ManualClock
 from mneme.testing._index import IndexContract
 from mneme.testing._makers import entry, unit
+from mneme.testing._searchable import SearchableStoreContract
 from mneme.testing._store import StoreContract
 
-__all__ = ["HashEmbedder", "IndexContract", "ManualClock", "StoreContract", "entry", "unit"]
+__all__ = [
+    "HashEmbedder",
+    "IndexContract",
+    "ManualClock",
+    "SearchableStoreContract",
+    "StoreContract",
+    "entry",
+    "unit",
+]

@@ -33,7 +33,7 @@ def entry(
     fields: dict[str, Any] = {
         "namespace": namespace,
         "partition": Partition(blake2b(namespace.encode(), digest_size=16).digest()),
-        "key": Key(blake2b(prompt.encode(), digest_size=16).digest()),
+        "key": Key(blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=16).digest()),
         "prompt": prompt,
         "payload": Payload("text", response),
         "vector": unit(1.0) if vector is None else vector,
