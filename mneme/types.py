@@ -32,6 +32,7 @@ __all__ = [
     "MetricsHook",
     "Normalizer",
     "Outcome",
+    "Owned",
     "Remembering",
     "Rewrite",
     "SameAnswer",
@@ -185,6 +186,15 @@ class Compactable(Protocol):
     """A store that can give space back."""
 
     def compact(self) -> None: ...
+
+
+@runtime_checkable
+class Owned(Protocol):
+    """A store that can say whose it is before anybody claims it."""
+
+    def owner(self) -> tuple[str, int] | None:
+        """Fingerprint and dim of the embedder that claimed it; None: nobody has. Only reads."""
+        ...
 
 
 @runtime_checkable

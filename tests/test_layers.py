@@ -112,7 +112,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "pydantic": ("codecs",),
     "pytest": ("testing",),
     "redis": ("stores.redis",),
-    "rich": ("cli",),
+    "rich": ("cli", "migrate"),
     "starlette": ("cli", "dashboard"),
     "trio": ("cli",),
     "typer": ("cli",),

@@ -40,6 +40,7 @@ __all__ = [
     "in_worker_thread",
     "run_loop_once",
     "task_crew",
+    "to_its_end",
 ]
 
 T = TypeVar("T")
@@ -324,6 +325,12 @@ async def in_worker_thread(work: Callable[..., T], *args: Any) -> T:
     return await anyio.to_thread.run_sync(
         work, *args, abandon_on_cancel=True, limiter=_worker_limiter()
     )
+
+
+async def to_its_end(work: Callable[..., T], *args: Any) -> T:
+    """`work` in a worker thread; a cancelled caller waits for it, too."""
+    with _deadline(None, shield=True):
+        return await in_worker_thread(work, *args)
 
 
 def run_loop_once(function: Callable[..., Awaitable[T]], *args: Any) -> T:

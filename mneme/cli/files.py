@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from mneme.errors import CorruptCacheError, MnemeError, SchemaMigrationError, StoreBackendError
-from mneme.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteStore
+from mneme.errors import CorruptCacheError, MnemeError
+from mneme.stores._address import owner_of_file
+from mneme.stores.sqlite import SQLiteStore
 
 __all__ = ["Owner", "bytes_on_disk", "open_store", "owner_of"]
 
@@ -38,37 +37,13 @@ def owner_of(path: Path) -> Owner:
         CorruptCacheError: it is not a cache, or no cache was ever opened on it.
         SchemaMigrationError: another version of mneme wrote it.
     """
-    if not path.is_file():
-        raise StoreBackendError(f"{path} is no file. Check the path.")
-    try:
-        # Through a URI, because only there `mode=ro` can be said; `as_uri` escapes the path.
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as reader:
-            application = reader.execute("PRAGMA application_id").fetchone()[0]
-            version = reader.execute("PRAGMA user_version").fetchone()[0]
-            known = application == APPLICATION_ID and version == SCHEMA_VERSION
-            rows = reader.execute("SELECT name, value FROM meta").fetchall() if known else []
-    except sqlite3.OperationalError as exc:
-        raise StoreBackendError(
-            f"{path} cannot be read: {exc}. Check its permissions and those of its folder."
-        ) from exc
-    except sqlite3.DatabaseError:
-        application, version, rows = None, None, []
-    if application != APPLICATION_ID:
-        raise CorruptCacheError(
-            f"{path} is not a mneme cache. The file was not touched. Use another path."
-        )
-    if version != SCHEMA_VERSION:
-        raise SchemaMigrationError(
-            f"{path} has layout {version}, this version of mneme reads {SCHEMA_VERSION}. "
-            "The file was not touched. Use the version of mneme-toolkit that wrote it."
-        )
-    meta = dict(rows)
-    if not {"fingerprint", "dim"} <= meta.keys():
+    found = owner_of_file(path)
+    if found is None:
         raise CorruptCacheError(
             f"{path} does not say which embedder filled it: no cache was ever opened on it. "
             "The file was not touched. Use another path."
         )
-    return Owner(meta["fingerprint"], int(meta["dim"]))
+    return Owner(*found)
 
 
 def open_store(path: Path, owner: Owner) -> SQLiteStore:

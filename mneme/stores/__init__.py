@@ -1,6 +1,7 @@
 """Where entries outlive the call: in this process, or in a file."""
 
+from mneme.stores._address import open_store
 from mneme.stores.memory import MemoryStore
 from mneme.stores.sqlite import SQLiteStore
 
-__all__ = ["MemoryStore", "SQLiteStore"]
+__all__ = ["MemoryStore", "SQLiteStore", "open_store"]

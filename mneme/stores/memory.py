@@ -49,6 +49,9 @@ class MemoryStore:
                     f"{fingerprint!r} ({dim}). It was not changed. Use another MemoryStore."
                 )
 
+    def owner(self) -> tuple[str, int] | None:
+        return self._embedder
+
     def scan(self) -> Iterator[Entry]:
         with self._lock:
             return iter(list(self._entries.values()))

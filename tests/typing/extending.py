@@ -38,6 +38,7 @@ from mneme.types import (
     MetricsHook,
     Normalizer,
     Outcome,
+    Owned,
     Remembering,
     Rewrite,
     SameAnswer,
@@ -180,6 +181,8 @@ def kind_of(embedder: AnyEmbedder, store: Store) -> str:
     if isinstance(store, Remembering):
         assert_type(list(store.labels()), list[Label])
         assert_type(store.states(), Mapping[str, bytes])
+    if isinstance(store, Owned):
+        assert_type(store.owner(), tuple[str, int] | None)
     return "async" if isinstance(embedder, AsyncEmbedder) else embedder.fingerprint
 
 
