@@ -1,16 +1,13 @@
-"""What an exact hit costs: decorated functions against bare calls, `cache.get` against a dict."""
+"""What an exact hit of a decorated function costs over the bare call."""
 
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import anyio
+from lines import Line
 
 from mneme import MemoryStore, SemanticCache, semantic_cache
 from mneme.testing import HashEmbedder
@@ -20,29 +17,6 @@ CALLS = 300
 """Calls in one run; short enough that most runs are not interrupted."""
 
 PROMPT = "What is the capital of France, and since when?"
-ENTRIES = 1_000
-"""Entries beside the one that is asked for."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure: microseconds a call, beside what it is measured against in the same run."""
-
-    what: str
-    against: str
-    us: float
-    against_us: float
-
-    @property
-    def added_us(self) -> float:
-        return self.us - self.against_us
-
-    @property
-    def ratio(self) -> float:
-        return self.us / self.against_us
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "added_us": self.added_us, "ratio": self.ratio}
 
 
 def _prompts() -> list[str]:
@@ -96,18 +70,11 @@ def _memory_cache() -> SemanticCache:
     return SemanticCache(store=MemoryStore(), embedder=HashEmbedder(64))
 
 
-def _filled(cache: SemanticCache) -> SemanticCache:
-    cache.put_many({f"{PROMPT} {n}": "an answer" for n in range(ENTRIES)})
-    cache.put(PROMPT, "Paris, since 987.")
-    return cache
-
-
-def sync_rows() -> Iterator[Row]:
+def sync_lines() -> Iterator[Line]:
     """A decorated ``def``, with the prompt alone and with arguments beside it."""
     cached = semantic_cache(cache=_memory_cache())(ask)
     cached(PROMPT)
-    bare, hit = medians(ask, cached)
-    yield Row("def, prompt alone", "the bare call", hit, bare)
+    yield _line("def, prompt alone", *medians(ask, cached))
     client = object()
     full = semantic_cache(cache=_memory_cache(), ignore=("client",))(ask_with_arguments)
     full(client, PROMPT, model="m", temperature=0.2)
@@ -115,34 +82,25 @@ def sync_rows() -> Iterator[Row]:
         lambda prompt: ask_with_arguments(client, prompt, model="m", temperature=0.2),
         lambda prompt: full(client, prompt, model="m", temperature=0.2),
     )
-    yield Row("def, client, model, temperature", "the bare call", hit, bare)
+    yield _line("def, with client, model and temperature", bare, hit)
 
 
-async def async_row(backend: str) -> Row:
+async def async_line(backend: str) -> Line:
     """A decorated ``async def`` on the running loop."""
     cached = semantic_cache(cache=_memory_cache())(ask_async)
     await cached(PROMPT)
-    bare, hit = await async_medians(ask_async, cached)
-    return Row(f"async def on {backend}", "the bare call", hit, bare)
+    return _line(f"async def on {backend}", *await async_medians(ask_async, cached))
 
 
-def get_rows() -> Iterator[Row]:
-    """`cache.get` of a prompt that is there, of either store, against a dict with it as key."""
-    known = {f"{PROMPT} {n}": "an answer" for n in range(ENTRIES)} | {PROMPT: "Paris"}
-    with tempfile.TemporaryDirectory() as folder:
-        caches = {
-            "MemoryStore": _filled(_memory_cache()),
-            "SQLite file": _filled(
-                SemanticCache(Path(folder) / "cache.db", embedder=HashEmbedder(64))
-            ),
-        }
-        for name, cache in caches.items():
-            bare, hit = medians(known.get, cache.get)
-            yield Row(f"cache.get, {name}", "a dict get", hit, bare)
-            cache.close()
+def _line(what: str, bare: float, hit: float) -> Line:
+    added = "µs over the bare call"
+    return Line(
+        f"decorated {what}, exact hit", hit - bare, added, "≤", 3.0, {"ours": hit, "against": bare}
+    )
 
 
-def measure() -> list[Row]:
-    """All figures of this page, in one process."""
-    on_loops = [anyio.run(async_row, name, backend=name) for name in ("asyncio", "trio")]
-    return [*sync_rows(), *on_loops, *get_rows()]
+def measure() -> Iterator[Line]:
+    """All of them, in this process."""
+    yield from sync_lines()
+    for backend in ("asyncio", "trio"):
+        yield anyio.run(async_line, backend, backend=backend)

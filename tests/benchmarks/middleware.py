@@ -18,11 +18,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+from lines import Line
+from report import table
 
 ROUNDS = 60
 REQUESTS = 160
@@ -185,40 +186,29 @@ def alternating(*measures: Callable[[], float]) -> list[list[float]]:
 # The figures
 
 
-@dataclass(frozen=True)
-class Row:
-    """One figure beside its bar; ``is_met`` says on which side it is."""
-
-    what: str
-    bare: float
-    mounted: float
-    figure: str
-    bar: str
-    is_met: bool
-
-
-def ratios(port: int) -> list[Row]:
+def ratios(port: int) -> list[Line]:
     connections = [Connection(port) for _ in range(CONNECTIONS)]
 
     def of(path: str, body: object) -> Callable[[], float]:
         raw = request(path, body)
         return lambda: throughput(connections, raw)
 
-    rows = []
+    lines = []
     for what, path, body, bar in (
-        ("exact hits, `json_field`, requests a second", "/ask", {"prompt": PROMPT}, 0.80),
-        ("exact hits, `openai_chat`, requests a second", "/chat", CHAT, 0.80),
-        ("uncached routes, requests a second", "/other", {"prompt": PROMPT}, 0.95),
+        ("HTTP exact hits, `json_field`", "/ask", {"prompt": PROMPT}, 0.80),
+        ("HTTP exact hits, `openai_chat`", "/chat", CHAT, 0.80),
+        ("HTTP, uncached routes", "/other", {"prompt": PROMPT}, 0.95),
     ):
         bares, mounteds = alternating(of(f"/bare{path}", body), of(f"/mounted{path}", body))
         # Round by round: a busy moment of the machine slows both of a round alike.
         share = statistics.median(m / b for b, m in zip(bares, mounteds, strict=True))
         bare, mounted = statistics.median(bares), statistics.median(mounteds)
-        rows.append(Row(what, bare, mounted, f"{share:.0%}", f"≥ {bar:.0%}", share >= bar))
-    return rows
+        told = {"ours": mounted, "against": bare}
+        lines.append(Line(what, share, "of bare", "≥", bar, told, "requests/s"))
+    return lines
 
 
-def first_byte(port: int) -> Row:
+def first_byte(port: int) -> Line:
     connection = Connection(port)
     numbers = iter(range(1_000_000))
 
@@ -231,12 +221,12 @@ def first_byte(port: int) -> Row:
         statistics.median,
         alternating(lambda: median_of("/bare/stream"), lambda: median_of("/mounted/stream")),
     )
-    added = mounted - bare
-    what = "first byte of a streamed miss, ms"
-    return Row(what, bare, mounted, f"+{added:.2f} ms", "< 5 ms", added < 5.0)
+    told = {"ours": mounted, "against": bare}
+    what = "HTTP, first byte of a streamed miss"
+    return Line(what, mounted - bare, "ms over bare", "≤", 5.0, told, "ms")
 
 
-def memory(port: int) -> Row:
+def memory(port: int) -> Line:
     connection = Connection(port)
 
     def size() -> float:
@@ -248,25 +238,14 @@ def memory(port: int) -> Row:
     before = size()
     for at in range(STREAMS):
         connection.first_byte(request("/mounted/stream", {"prompt": f"question {at} of many"}))
-    after = size()
-    grown = after - before
-    what = f"memory before and after {STREAMS:,} streamed misses, MiB"
-    return Row(what, before, after, f"+{grown:.1f} MiB", "< 5 MiB", grown < 5.0)
+    told = {"ours": size(), "against": before}
+    what = f"HTTP, memory after {STREAMS:,} streamed misses"
+    return Line(what, told["ours"] - before, "MiB more", "≤", 5.0, told, "MiB")
 
 
-def run() -> list[Row]:
+def run() -> list[Line]:
     with server() as port:
         return [*ratios(port), first_byte(port), memory(port)]
-
-
-def table(rows: Sequence[Row]) -> str:
-    lines = ["| | bare | with mneme | | bar | |", "| --- | --- | --- | --- | --- | --- |"]
-    lines += [
-        f"| {row.what} | {row.bare:,.2f} | {row.mounted:,.2f} | {row.figure} | {row.bar} "
-        f"| {'met' if row.is_met else 'missed'} |"
-        for row in rows
-    ]
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -277,8 +256,8 @@ def main() -> None:
     if args.serve:
         serve(args.serve)
         return
-    rows = run()
-    print(json.dumps([asdict(row) for row in rows]) if args.json else table(rows))
+    lines = run()
+    print(json.dumps([line.as_dict() for line in lines]) if args.json else table(lines))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+"""docs/performance.md and docs/scaling.md: what in them is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import drawing
+import report
+from lines import Line
+
+__all__ = ["SECTIONS", "write"]
+
+SECTIONS = {
+    "exact hits": ("exact-hit", "decorated", "async-exact-hit"),
+    "searches": (
+        "semantic-get", "semantic-get-by-size", "guarded-get", "gptcache", "index-alone",
+        "worst-data", "million", "after-deletes", "many-namespaces", "fan-out", "mixed-trace",
+    ),
+    "writes": ("put", "put-at-limit", "fill", "open-file", "clear-namespace", "vacuum"),
+    "memory": ("memory",),
+    "http": ("http",),
+}  # fmt: skip
+"""Marks in performance.md, and the rows between them."""
+
+
+def write(docs: Path, figures: Mapping[str, Any], lines: Sequence[Line]) -> None:
+    """Both pages of this folder, and the plots."""
+    drawing.draw(docs / "performance", lines, figures["data"])
+    parts = {"machine": machine(figures["machine"]), "goals": report.goals(lines)}
+    for name, rows in SECTIONS.items():
+        own = [line for line in lines if line.row in rows]
+        parts[name] = "\n\n".join(filter(None, (report.table(own), notes(own))))
+    report.rewrite(docs / "performance.md", parts)
+
+
+def machine(told: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in told.items() if value) + "."
+
+
+def notes(lines: Sequence[Line]) -> str:
+    return "\n".join(f"- {line.what}: {line.note}." for line in lines if line.note)
