@@ -33,11 +33,13 @@ __all__ = [
     "Normalizer",
     "Outcome",
     "Owned",
+    "Priced",
     "Remembering",
     "Rewrite",
     "SameAnswer",
     "SearchableStore",
     "Searching",
+    "SearchingMany",
     "Store",
     "Validator",
     "Verifier",
@@ -291,6 +293,27 @@ class Index(Protocol):
         self, vector: Vector, *, k: int, at_least: float = -1.0
     ) -> Sequence[tuple[Key, float]]:
         """At most `k` keys with a cosine of `at_least`, best first."""
+        ...
+
+
+@runtime_checkable
+class SearchingMany(Protocol):
+    """An index that answers many questions for less than as many searches."""
+
+    def search_many(
+        self, vectors: Vector, *, k: int, at_least: float = -1.0
+    ) -> Sequence[Sequence[tuple[Key, float]]]:
+        """What ``search`` gives for each of `vectors`, shape ``(m, dim)``, in order."""
+        ...
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """An index that knows what a search costs."""
+
+    @property
+    def search_floats(self) -> int:
+        """In numbers read by one matrix-vector product; 0 only where there are no rows."""
         ...
 
 

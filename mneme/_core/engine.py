@@ -8,13 +8,13 @@ layer answers from it; without one every lookup asks the engine.
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from mneme import _forks
 from mneme._core.core import NEIGHBOURS, Core
 from mneme._core.judge import Judge
 from mneme._core.keeper import CHUNK, store_errors
@@ -63,7 +63,7 @@ class EngineCore(Core):
         self._waiting: dict[object, float] = {}
         self._drops = 0
         """How often others' changes were heard of: what was fetched before may be out of date."""
-        self._memory = threading.Lock()
+        self._memory = _forks.lock()
         self.monotonic = time.monotonic
 
     # -- lookups (these touch the store) -------------------------------------------------------

@@ -9,7 +9,7 @@ from mneme import _forks
 from mneme._core.freshness import freshness
 from mneme._core.ledger import Ledger, Record
 from mneme.records import Candidate, Entry, Identity, Key, Partition, Selection, Vector
-from mneme.types import Index, IndexFactory
+from mneme.types import Index, IndexFactory, Priced
 
 __all__ = ["Live", "Plan"]
 
@@ -47,6 +47,7 @@ class Live:
         self._dim = dim
         self._index_factory = index_factory
         self._indexes: dict[Partition, Index] = {}
+        self._priced: dict[Partition, Priced] = {}
         self._doomed: dict[Identity, Entry] = {}
         self._lock = _forks.lock(_forks.LIVE)
 
@@ -83,7 +84,10 @@ class Live:
         return tuple(found)
 
     def search_size(self, partition: Partition) -> int:
-        """How many floats a search of `partition` reads."""
+        """What a search of `partition` costs, in floats read; 0: there is nothing to search."""
+        priced = self._priced.get(partition)
+        if priced is not None:
+            return priced.search_floats
         index = self._indexes.get(partition)
         return len(index) * self._dim if index is not None else 0
 
@@ -148,7 +152,7 @@ class Live:
         with self._lock:
             quotas = self._ledger.quotas
             self._ledger = Ledger(self._ledger.max_entries, quotas)
-            self._indexes = {}
+            self._indexes, self._priced = {}, {}
             for entry in entries:
                 if freshness(now, entry.expires_at, entry.dies_at) == "expired":
                     if not self._is_doomed(entry):
@@ -178,6 +182,8 @@ class Live:
         if entry.vector is not None:
             if index is None:
                 index = self._indexes[entry.partition] = self._index_factory(self._dim)
+                if isinstance(index, Priced):
+                    self._priced[entry.partition] = index
             index.add(entry.key, entry.vector)
         elif index is not None:
             index.remove(entry.key)
@@ -193,4 +199,5 @@ class Live:
             index.remove(key)
             if not len(index):
                 del self._indexes[partition]
+                self._priced.pop(partition, None)
         return entry

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from mneme.indexes._best import Best, leading
 from mneme.indexes._fit import cost
-from mneme.indexes._sketch import BLOCK, Rows, Sketch, segments
+from mneme.indexes._sketch import BLOCK, Asked, Rows, Sketch, segments
+from mneme.indexes._table import Table
 from mneme.records import Vector
 
 __all__ = ["compare_all", "compare_likely"]
@@ -29,50 +28,74 @@ MET = np.float32(np.nan)
 """The bound of a row that was compared already: no floor lets it through."""
 
 
-def compare_all(blocks: Sequence[Vector], count: int, vector: Vector, best: Best) -> None:
+def compare_all(table: Table, count: int, vector: Vector, best: Best) -> None:
     """Have `best` meet the first `count` rows."""
-    for at, block in enumerate(blocks):
-        start = at * BLOCK
-        rows = block[: max(0, count - start)]
-        if len(rows):
-            best.add_run(start, rows @ vector)
+    for start in range(0, count, BLOCK):
+        best.add_run(start, table.run(start // BLOCK, count - start, vector))
 
 
-def compare_likely(
-    sketch: Sketch, blocks: Sequence[Vector], count: int, vector: Vector, best: Best
-) -> float:
+def compare_likely(sketch: Sketch, table: Table, count: int, vector: Vector, best: Best) -> float:
     """
     Have `best` meet all rows of the first `count` that may belong to it; what that cost, as a
     share of comparing with all.
     """
     asked = sketch.ask(vector)
+    seen = _by_block(sketch, asked, table, count, vector, best) if best.has_floor else None
+    if seen is None:
+        seen = _by_rank(sketch, asked, table, count, vector, best)
+    kept, compared = seen
+    return cost(table.dim, sketch.first, sketch.depth, kept / count, compared / count) / table.dim
+
+
+def _by_block(
+    sketch: Sketch, asked: Asked, table: Table, count: int, vector: Vector, best: Best
+) -> tuple[int, int] | None:
+    """
+    One block after the other, while its bounds are in a cache; how many rows the first stage
+    left, and how many were compared. None, and nothing done: too many for the floor there is.
+    """
+    kept = compared = 0
+    bounds = np.empty(min(count, BLOCK), np.float32)
+    for at in range(-(-count // BLOCK)):
+        size = min(BLOCK, count - at * BLOCK)
+        own = sketch.block_bounds(asked, at, bounds[:size])
+        low = best.floor - sketch.margin
+        near = (own >= low).nonzero()[0]
+        if not len(near):
+            continue
+        if not at and len(near) > size // MANY:
+            return None
+        kept += len(near)
+        if len(near) <= size // DENSE and sketch.has_second_stage:
+            closer = own[near]
+            closer += sketch.tails[at].take(near, axis=0) @ asked.second
+            near = near[closer >= low]
+        compared += _compare_in(table, at, size, near, vector, best)
+    return kept, compared
+
+
+def _by_rank(
+    sketch: Sketch, asked: Asked, table: Table, count: int, vector: Vector, best: Best
+) -> tuple[int, int]:
+    """The most promising first, whatever their block: for where a floor is still to be found."""
     bounds = sketch.bounds(asked, count)
     few = FEW * best.k
-    compared = 0
-    rows: Rows | None = None
-    if best.has_floor:
-        rows = (bounds >= best.floor - sketch.margin).nonzero()[0]
-    if rows is None or len(rows) > count // MANY:
-        first = leading(bounds, few)
-        compared += _compare(blocks, count, first, vector, best)
-        bounds[first] = MET
-        rows = (bounds >= best.floor - sketch.margin).nonzero()[0]
+    first = leading(bounds, few)
+    compared = _compare(table, count, first, vector, best)
+    bounds[first] = MET
+    rows = (bounds >= best.floor - sketch.margin).nonzero()[0]
     kept = len(rows)
-    if kept:
-        closer = bounds[rows]
-        if sketch.has_second_stage and few < kept <= count // DENSE:
-            closer = sketch.tighten(asked, rows, closer)
-            rows, closer = _from(rows, closer, best.floor - sketch.margin)
-        if len(rows) > few:
-            top = closer.argpartition(len(rows) - few)[-few:]
-            top.sort()
-            compared += _compare(blocks, count, rows[top], vector, best)
-            closer[top] = MET
-            rows, closer = _from(rows, closer, best.floor - sketch.margin)
-        compared += _compare(blocks, count, rows, vector, best)
-    return cost(len(vector), sketch.first, sketch.depth, kept / count, compared / count) / len(
-        vector
-    )
+    closer = bounds[rows]
+    if sketch.has_second_stage and few < kept <= count // DENSE:
+        closer = sketch.tighten(asked, rows, closer)
+        rows, closer = _from(rows, closer, best.floor - sketch.margin)
+    if len(rows) > few:
+        top = closer.argpartition(len(rows) - few)[-few:]
+        top.sort()
+        compared += _compare(table, count, rows[top], vector, best)
+        closer[top] = MET
+        rows, closer = _from(rows, closer, best.floor - sketch.margin)
+    return kept, compared + _compare(table, count, rows, vector, best)
 
 
 def _from(rows: Rows, bounds: Vector, floor: float) -> tuple[Rows, Vector]:
@@ -80,14 +103,21 @@ def _from(rows: Rows, bounds: Vector, floor: float) -> tuple[Rows, Vector]:
     return rows[kept], bounds[kept]
 
 
-def _compare(blocks: Sequence[Vector], count: int, rows: Rows, vector: Vector, best: Best) -> int:
-    """Have `best` meet `rows`, which ascend; how many that are."""
-    for at, part in segments(rows):
-        block, inside = blocks[at][: count - at * BLOCK], rows[part] % BLOCK
-        if len(inside) > len(block) // DENSE:
-            best.add(rows[part], (block @ vector)[inside])
-            continue
-        for start in range(0, len(inside), AT_ONCE):
-            some = slice(start, start + AT_ONCE)
-            best.add(rows[part][some], block.take(inside[some], axis=0) @ vector)
-    return len(rows)
+def _compare(table: Table, count: int, rows: Rows, vector: Vector, best: Best) -> int:
+    """Have `best` meet `rows`, which ascend; how many rows were compared for that."""
+    return sum(
+        _compare_in(table, at, min(BLOCK, count - at * BLOCK), rows[part] % BLOCK, vector, best)
+        for at, part in segments(rows)
+    )
+
+
+def _compare_in(table: Table, at: int, size: int, inside: Rows, vector: Vector, best: Best) -> int:
+    """The same for rows of one block, which has `size`."""
+    start = at * BLOCK
+    if len(inside) > size // DENSE:
+        best.add(inside + start, table.run(at, size, vector)[inside])
+        return size
+    for begin in range(0, len(inside), AT_ONCE):
+        some = inside[begin : begin + AT_ONCE]
+        best.add(some + start, table.some(at, some) @ vector)
+    return len(inside)

@@ -23,7 +23,10 @@ SAMPLE = 4_096
 HELD_OUT = 1_024
 """Of these, rows that only measure: in the others their own directions look too good."""
 
-DEPTHS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256)
+LEAST = 8
+"""Rows from which there is anything to tell."""
+
+DEPTHS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 88, 96, 128, 160, 192, 256)
 
 FIRST_STAGE, SECOND_STAGE, EXACT = 0.5, 2.5, 2.2
 """
@@ -32,7 +35,13 @@ scattered rows, which costs ``ROW`` on top for each row. Wrong ones make searche
 wrong.
 """
 
-ROW = 100.0
+ROW = 150.0
+
+SEARCH = 150_000.0
+"""What a search with a sketch costs on top whatever the rows: some twenty microseconds."""
+
+QUESTIONS = 16
+"""With fewer past searches than this, some of the rows stand in as questions."""
 
 WORTH_IT = 0.8
 """A sketch that is not at least a fifth cheaper is not worth its memory."""
@@ -57,16 +66,19 @@ def cost(dim: int, first: int, depth: int, kept: float, closer: float) -> float:
     return found
 
 
-def fitted(sample: Vector, past: Sequence[Past], seed: int) -> tuple[Sketch, float] | None:
+def fitted(
+    sample: Vector, past: Sequence[Past], count: int, seed: int
+) -> tuple[Sketch, float] | None:
     """
-    The empty sketch that suits `sample`, shape ``(m, dim)`` in any order, and searches like
-    `past`, and its expected cost as a share of comparing with all; None: none is worth it.
+    The empty sketch that suits `sample`, shape ``(m, dim)`` in any order, of `count` rows, and
+    searches like `past`, and its expected cost as a share of comparing with all; None: none is
+    worth it.
     """
     dim = sample.shape[1]
     held_out, rest = sample[: len(sample) // 4], sample[len(sample) // 4 :]
     directions = _main_directions(rest, min(DEPTHS[-1], dim), seed)
     depths = [depth for depth in DEPTHS if depth <= len(directions)]
-    kept = _shares(directions, held_out, past, depths)
+    kept = _shares(directions, held_out, _enough(past, held_out), depths)
     costs = {
         (first, depth): cost(dim, first, depth, kept[first], kept[depth])
         for first in depths
@@ -76,10 +88,16 @@ def fitted(sample: Vector, past: Sequence[Past], seed: int) -> tuple[Sketch, flo
     if not costs:
         return None
     first, depth = min(costs, key=lambda pair: costs[pair])
-    share = costs[first, depth] / dim
+    share = (costs[first, depth] + SEARCH / count) / dim
     if share > WORTH_IT:
         return None
     return Sketch(np.ascontiguousarray(directions[:depth]), first), share
+
+
+def _enough(past: Sequence[Past], rows: Vector) -> Sequence[Past]:
+    """`past`, and rows in place of questions that were not asked yet."""
+    floor = sum(one.floor for one in past) / len(past)
+    return [*past, *(Past(row, floor) for row in rows[: max(0, QUESTIONS - len(past))])]
 
 
 def _shares(

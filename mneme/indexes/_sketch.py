@@ -111,13 +111,25 @@ class Sketch:
         second[:-2], second[-2], second[-1] = far, left_after, -left
         return Asked(first, second)
 
+    def ask_many(self, vectors: Vector) -> tuple[Vector, Vector]:
+        """The factors of both stages for each of `vectors`, shape ``(m, dim)``."""
+        near, left, far, left_after = self._parts(vectors)
+        first = np.concatenate([near, left[:, None]], axis=1)
+        return first, np.concatenate([far, left_after[:, None], -left[:, None]], axis=1)
+
+    def block_bounds(self, asked: Asked, at: int, found: Vector) -> Vector:
+        """
+        What the cosines of the first rows of block `at` cannot exceed but for `margin`, put
+        into `found`.
+        """
+        # Not `numpy.dot`: that copies a matrix whose rows are not whole.
+        return np.matmul(asked.first, self.heads[at][:, : len(found)], out=found)
+
     def bounds(self, asked: Asked, count: int) -> Vector:
-        """What the cosine of each of the first `count` rows cannot exceed, but for `margin`."""
+        """The same of the first `count` rows."""
         found = np.empty(count, np.float32)
-        for at in range(-(-count // BLOCK)):
-            own = found[at * BLOCK : (at + 1) * BLOCK]
-            # Not `numpy.dot`: that copies a matrix whose rows are not whole.
-            np.matmul(asked.first, self.heads[at][:, : len(own)], out=own)
+        for start in range(0, count, BLOCK):
+            self.block_bounds(asked, start // BLOCK, found[start : start + BLOCK])
         return found
 
     def tighten(self, asked: Asked, rows: Rows, bounds: Vector) -> Vector:

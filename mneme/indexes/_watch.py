@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 
 from mneme.indexes._fit import Past
+from mneme.indexes._pace import Pace
 from mneme.records import Vector
 
 __all__ = ["Watch"]
 
-FIRST_FIT = 16
-"""Searches from which there is something to fit a sketch to."""
+FIRST_FIT, EARLY_FIT = 16, 4
+"""Searches from which there is something to fit a sketch to; fewer where they name a floor."""
 
 LEAST, MOST = 64, 16_384
 """Searches between two fits; without a change twice as many each time."""
@@ -36,51 +37,80 @@ class Watch:
 
     def __init__(self) -> None:
         self.past: deque[Past] = deque(maxlen=REMEMBERED)
+        self.floored, self.open = Pace(), Pace()
         self._searches = 0
         self._patience = FIRST_FIT
         self._rows = 0
-        self._floor = 0.0
-        self._is_floor_known = True
+        self._floor: float | None = None
         self._expected: float | None = None
-        self._share = 0.0
+        self._share = 1.0
 
-    def saw(self, vector: Vector, floor: float, share: float) -> None:
-        """Hear of a search; its `floor` is the one that would have sufficed."""
-        self.past.append(Past(vector.copy(), floor))
+    @property
+    def share(self) -> float:
+        """What the last searches cost, of comparing with all: measured, or else reckoned."""
+        measured = [pace.share for pace in (self.floored, self.open) if pace.share is not None]
+        return min(1.0, max(measured) if measured else self._share)
+
+    def pace(self, at_least: float) -> Pace:
+        """Of searches from `at_least` on: those without a floor are another matter."""
+        return self.floored if at_least > -1.0 else self.open
+
+    def saw(self, vector: Vector, floor: float, share: float | None = None) -> None:
+        """
+        Hear of a search; its `floor` is the one that would have sufficed, and `share` what the
+        sketch cost, if it was used.
+        """
         self._searches += 1
-        self._share += (share - self._share) * MEMORY
+        if share is not None:
+            self._share += (share - self._share) * MEMORY
+        # All of the first ones, and of many later ones enough to see them change.
+        if len(self.past) < FIRST_FIT or self._searches % 4 == 0:
+            self.past.append(Past(vector.copy(), floor))
 
-    def adopted(self, rows: int) -> None:
-        """Hear that a sketch of `rows` rows is there, of which nothing else is known."""
-        self._rows = rows
-        self._patience = LEAST
-        self._expected = 1.0
-        self._is_floor_known = False
-
-    def fitted(self, rows: int, expected: float | None) -> None:
-        """Hear of a fit, and of the share that searches are expected to cost with it."""
-        self._patience = min(MOST, max(LEAST, 2 * self._patience))
+    def adopted(self, rows: int, expected: float | None = 1.0) -> None:
+        """Hear of a sketch of `rows` rows, and of the share that searches should cost with it."""
         self._searches = 0
+        self._patience = max(LEAST, self._patience)
         self._rows = rows
-        self._floor = self._usual_floor()
+        self._floor = None
         self._expected = expected
         self._share = expected or 1.0
+        self.floored.begin()
+        self.open.begin()
+
+    def fitted(self, rows: int, expected: float | None) -> None:
+        """Hear of a fit; without a share it found no sketch worth its cost."""
+        self._patience = min(MOST, max(LEAST, 2 * self._patience))
+        self.adopted(rows, expected)
+        self._floor = self._usual_floor()
 
     def is_due(self, rows: int) -> bool:
         """Whether a fit to the `rows` there are now is likely to pay."""
-        if self._searches < min(self._patience, LEAST) or self._searches % FIRST_FIT:
+        if not self._rows:
+            wanted = EARLY_FIT if self.floored.is_used else FIRST_FIT
+            return self._searches >= wanted and self._searches % EARLY_FIT == 0
+        if self._searches < LEAST or self._searches % FIRST_FIT:
             return False
-        if not self._is_floor_known:
-            self._floor, self._is_floor_known = self._usual_floor(), True
-        if rows >= GROWTH * self._rows or abs(self._usual_floor() - self._floor) > DRIFT:
+        floor = self._usual_floor()
+        if self._floor is None:
+            self._floor = floor
+        if rows >= GROWTH * self._rows or abs(floor - self._floor) > DRIFT:
             return True
-        has_failed = self._expected is None or self._share > 1.5 * self._expected + 0.02
-        return has_failed and self._searches >= self._patience
+        return self._has_failed and self._searches >= self._patience
 
     @property
     def is_lossy(self) -> bool:
         """Whether searches with a sketch cost more than without one."""
-        return self._share > 1.0
+        if self._share > 1.0:
+            return True
+        paces = [pace for pace in (self.floored, self.open) if pace.share is not None]
+        return bool(paces) and all(pace.is_lossy for pace in paces)
+
+    @property
+    def _has_failed(self) -> bool:
+        if self._expected is None or self._share > 1.5 * self._expected + 0.02:
+            return True
+        return self.floored.is_lossy or self.open.is_lossy
 
     def _usual_floor(self) -> float:
         floors = [one.floor for one in tuple(self.past)]

@@ -6,11 +6,8 @@ removed row is overwritten by the last one: no tombstones, no compaction.
 
 In a large partition a sketch rules out nearly all rows at a fraction of the cost of comparing
 with them (see `mneme.indexes._sketch`). It is fitted to the searches that were made, in the
-background, and taken into use in one step; where none is worth its cost, there is none.
-
-Searches take no lock. A change of a row makes the version odd while it lasts and even again
-when it is done; a search that sees the version move repeats itself, the second time under the
-lock. A new row touches nothing that is read, and leaves the version alone.
+background, and taken into use in one step; where none is worth its cost, there is none. What
+it is worth is measured: searches are timed, and one that is slower with a sketch goes without.
 """
 
 from __future__ import annotations
@@ -18,22 +15,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from mneme import _forks
 from mneme.indexes._best import Best
+from mneme.indexes._body import Body
 from mneme.indexes._compare import compare_all, compare_likely
-from mneme.indexes._fit import SAMPLE, fitted
+from mneme.indexes._fit import LEAST, SAMPLE, fitted
+from mneme.indexes._many import AT_ONCE, all_of_many, likely_of_many
 from mneme.indexes._names import Names
 from mneme.indexes._parts import Parts, sketch_parts, taken
 from mneme.indexes._sketch import BLOCK, Sketch
+from mneme.indexes._table import Table
 from mneme.indexes._watch import Watch
 from mneme.records import Key, Vector
 
 __all__ = ["ExactIndex"]
-
-FIRST = 16
 
 SKETCH_FROM = 4_096
 """Rows under which comparing with all of them is as cheap."""
@@ -44,8 +43,11 @@ STEP = 2**25
 PAUSE_SECONDS = 0.0005
 """Between two steps of a fit; a lock that is let go of only to be taken again starves others."""
 
+Work = Callable[[], None]
+Found = list[tuple[Key, float]]
 
-def in_background(work: Callable[[], None]) -> None:
+
+def in_background(work: Work) -> None:
     """Do `work` in a thread of its own."""
     threading.Thread(target=work, name="mneme-fit", daemon=True).start()
 
@@ -57,24 +59,16 @@ class ExactIndex:
     `start` is given the work of a fit and has it done, at once or later.
     """
 
-    def __init__(
-        self, dim: int, *, start: Callable[[Callable[[], None]], object] = in_background
-    ) -> None:
+    def __init__(self, dim: int, *, start: Callable[[Work], object] = in_background) -> None:
         self._dim = dim
         self._start = start
-        self._blocks: list[Vector] = []
-        self._names = Names()
-        self._version = 0
-        self._lock = _forks.lock(_forks.INDEX)
+        self._body = Body(Table(dim), Names())
         self._watch = Watch()
-        self._sketch: Sketch | None = None
-        self._coming: tuple[Sketch, int] | None = None
-        """A sketch that a fit is filling, and how many rows it knows."""
         self._fitting = _forks.lock(_forks.NEVER)
 
     @classmethod
     def from_parts(
-        cls, parts: Parts, *, start: Callable[[Callable[[], None]], object] = in_background
+        cls, parts: Parts, *, start: Callable[[Work], object] = in_background
     ) -> ExactIndex:
         """
         An index on arrays that `parts` gave, which may be mapped from a file; none is copied.
@@ -83,13 +77,12 @@ class ExactIndex:
         to (a copy-on-write mapping), and into copies of others.
         """
         index = cls(parts.dim, start=start)
-        index._names = Names(parts.keys)
-        index._blocks = list(parts.blocks)
+        sketch = None
         if (kept := parts.sketch) is not None:
             sketch = Sketch(kept.directions, kept.first)
             sketch.heads, sketch.tails = list(kept.heads), list(kept.tails)
-            index._sketch = sketch
             index._watch.adopted(len(parts.keys))
+        index._body = Body(Table(parts.dim, parts.blocks), Names(parts.keys), sketch)
         return index
 
     def parts(self, *, copy: bool = True) -> Parts:
@@ -101,65 +94,80 @@ class ExactIndex:
         Raises:
             ValueError: a key has not 16 bytes.
         """
-        with self._lock:
-            count = len(self._names)
+        body = self._body
+        with body.lock:
+            count, sketch = len(body.names), body.sketch
             sizes = [min(BLOCK, count - at) for at in range(0, count, BLOCK)]
             return Parts(
                 self._dim,
-                self._names.packed(),
-                taken(self._blocks, sizes, copy=copy),
-                None if self._sketch is None else sketch_parts(self._sketch, sizes, copy=copy),
+                body.names.packed(),
+                taken(body.table.blocks, sizes, copy=copy),
+                None if sketch is None else sketch_parts(sketch, sizes, copy=copy),
             )
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._body.names)
 
     @property
     def memory_bytes(self) -> int:
-        sketch = self._sketch
+        sketch = self._body.sketch
         extra = 0 if sketch is None else sketch.memory_bytes
-        return extra + sum(block.nbytes for block in self._blocks)
+        return extra + self._body.table.memory_bytes
+
+    @property
+    def search_floats(self) -> int:
+        """
+        What a search costs, in numbers read by one matrix-vector product: all there are, or the
+        share of them that searches with the sketch have lately taken.
+        """
+        share = 1.0 if self._body.sketch is None else self._watch.share
+        count = len(self) * self._dim
+        return max(min(count, 1), int(count * share))
 
     def add(self, key: Key, vector: Vector) -> None:
-        with self._lock:
-            row = self._names.row(key)
-            if row is None:
-                row = len(self._names)
-                self._make_room(row)
-                self._write(row, vector)
-                self._names.append(key)
-            else:
-                self._version += 1
-                self._write(row, vector)
-                self._version += 1
+        self._body.add(key, vector)
 
     def remove(self, key: Key) -> None:
-        with self._lock:
-            row = self._names.row(key)
-            if row is None:
-                return
-            self._version += 1
-            last = len(self._names) - 1
-            if row != last:
-                self._write(row, self._blocks[last // BLOCK][last % BLOCK])
-            self._names.drop(key)
-            if last % BLOCK == 0:
-                self._blocks.pop()
-            if self._sketch is not None:
-                self._sketch.shrink(last)
-            if self._coming is not None:
-                sketch, known = self._coming
-                sketch.shrink(last)
-                self._coming = sketch, min(known, last)
-            self._version += 1
+        self._body.remove(key)
 
     def search(
         self, vector: Vector, *, k: int, at_least: float = -1.0
     ) -> Sequence[tuple[Key, float]]:
         """At most `k` keys with a cosine of `at_least`, best first; equal ones in any order."""
-        found, share = self._consistent(vector, k, at_least)
-        if share is not None:
-            self._learn(vector, found[-1][1] if len(found) == k else at_least, share)
+        body, names = self._body, self._body.names
+        if len(names) < SKETCH_FROM and body.sketch is None:
+            return body.consistent(lambda: self._compared(vector, k, at_least))
+        watch = self._watch
+        pace = watch.pace(at_least)
+        uses_sketch = body.sketch is not None and not pace.compares_all()
+        began = time.perf_counter_ns()
+        if uses_sketch:
+            found, share = body.consistent(lambda: self._likely(vector, k, at_least))
+        else:
+            found, share = body.consistent(lambda: self._compared(vector, k, at_least)), None
+        took = time.perf_counter_ns() - began
+        pace.took(took / max(1, len(names)), sketched=uses_sketch)
+        watch.saw(vector, _sufficient(found, k, at_least), share)
+        self._look_after()
+        return found
+
+    def search_many(
+        self, vectors: Vector, *, k: int, at_least: float = -1.0
+    ) -> Sequence[Sequence[tuple[Key, float]]]:
+        """
+        What `search` gives for each of `vectors`, shape ``(m, dim)``, in order.
+
+        Many at once cost a fraction of as many searches, since what is read from memory is
+        read once for all of them.
+        """
+        found: list[Found] = []
+        for start in range(0, len(vectors), AT_ONCE):
+            some = vectors[start : start + AT_ONCE]
+            found += self._body.consistent(partial(self._many, some, k, at_least))
+        if len(self) >= SKETCH_FROM:
+            for vector, own in zip(vectors, found, strict=True):
+                self._watch.saw(vector, _sufficient(own, k, at_least))
+            self._look_after()
         return found
 
     def fit(self) -> None:
@@ -171,77 +179,51 @@ class ExactIndex:
         """Tell `sketch`, which is empty, of every row, a few at a time, and use it from then on."""
         with self._fitting:
             self._adopt(sketch)
+            self._watch.adopted(len(self))
 
     # -- searching ----------------------------------------------------------------------------
 
-    def _consistent(
-        self, vector: Vector, k: int, at_least: float
-    ) -> tuple[list[tuple[Key, float]], float | None]:
-        """As `_search`, and of one state of the index."""
-        version = self._version
-        if version % 2 == 0:
-            # A row may move while it is read: what comes of that is thrown away.
-            try:
-                found = self._search(vector, k, at_least)
-            except IndexError:
-                found = None
-            if found is not None and self._version == version:
-                return found
-        with self._lock:
-            return self._search(vector, k, at_least)
+    def _compared(self, vector: Vector, k: int, at_least: float) -> Found:
+        """By comparing with all."""
+        # Rows are written before they are counted.
+        count, best = len(self._body.names), Best(k, at_least)
+        compare_all(self._body.table, count, vector, best)
+        return self._named(best)
 
-    def _search(
-        self, vector: Vector, k: int, at_least: float
-    ) -> tuple[list[tuple[Key, float]], float | None]:
-        """What is found, and its cost as a share of comparing with all; None: not worth a note."""
-        # In this order: rows are added to the sketch and the blocks before they are counted.
-        count, sketch, blocks = len(self._names), self._sketch, list(self._blocks)
-        best = Best(k, at_least)
-        share = 1.0
+    def _likely(self, vector: Vector, k: int, at_least: float) -> tuple[Found, float]:
+        """By the sketch; and its cost, as a share of comparing with all."""
+        # In this order: rows are added to the sketch and the table before they are counted.
+        count, sketch = len(self._body.names), self._body.sketch
         if sketch is None or not count:
-            compare_all(blocks, count, vector, best)
+            return self._compared(vector, k, at_least), 1.0
+        best = Best(k, at_least)
+        share = compare_likely(sketch, self._body.table, count, vector, best)
+        return self._named(best), share
+
+    def _many(self, vectors: Vector, k: int, at_least: float) -> list[Found]:
+        count, sketch = len(self._body.names), self._body.sketch
+        bests = [Best(k, at_least) for _ in vectors]
+        if sketch is None or not bests[0].has_floor or self._watch.floored.is_lossy:
+            all_of_many(self._body.table, count, vectors, bests)
         else:
-            share = compare_likely(sketch, blocks, count, vector, best)
-        name = self._names.of
+            likely_of_many(sketch, self._body.table, count, vectors, bests)
+        return [self._named(best) for best in bests]
+
+    def _named(self, best: Best) -> Found:
+        name = self._body.names.of
         # Rounding may carry the cosine of two unit vectors just past 1.
-        pairs = [(name(row), min(1.0, max(-1.0, cosine))) for row, cosine in best.pairs()]
-        return pairs, share if count >= SKETCH_FROM else None
-
-    # -- writing ------------------------------------------------------------------------------
-
-    def _make_room(self, row: int) -> None:
-        at, inside = divmod(row, BLOCK)
-        if at == len(self._blocks):
-            self._blocks.append(np.empty((FIRST if at == 0 else BLOCK, self._dim), np.float32))
-        elif inside == len(self._blocks[at]):
-            self._copy_block(at, min(BLOCK, 2 * inside))
-
-    def _copy_block(self, at: int, size: int) -> None:
-        block = self._blocks[at]
-        larger = np.empty((size, self._dim), np.float32)
-        larger[: len(block)] = block
-        self._blocks[at] = larger
-
-    def _write(self, row: int, vector: Vector) -> None:
-        at, inside = divmod(row, BLOCK)
-        if not self._blocks[at].flags.writeable:
-            self._copy_block(at, len(self._blocks[at]))
-        mine = self._blocks[at][inside]
-        mine[:] = vector
-        if self._sketch is not None:
-            self._sketch.write(row, mine[None])
-        if self._coming is not None and row < self._coming[1]:
-            self._coming[0].write(row, mine[None])
+        return [(name(row), min(1.0, max(-1.0, cosine))) for row, cosine in best.pairs()]
 
     # -- fitting ------------------------------------------------------------------------------
 
-    def _learn(self, vector: Vector, floor: float, share: float) -> None:
-        watch = self._watch
-        watch.saw(vector, floor, share)
-        if self._sketch is not None and watch.is_lossy:
-            with self._lock:
-                self._sketch = None
-        if watch.is_due(len(self._names)) and self._fitting.acquire(blocking=False):
+    def _look_after(self) -> None:
+        """Drop a sketch that loses, and begin a fit that is due."""
+        if self._body.sketch is not None and self._watch.is_lossy:
+            self._body.forget_sketch()
+        count = len(self)
+        if count < SKETCH_FROM:
+            return
+        if self._watch.is_due(count) and self._fitting.acquire(blocking=False):
             try:
                 self._start(self._fit_and_release)
             except RuntimeError:
@@ -255,38 +237,29 @@ class ExactIndex:
             self._fitting.release()
 
     def _fit(self) -> None:
-        count, past = len(self._names), tuple(self._watch.past)
-        plan = fitted(self._sample(count), past, seed=count) if past else None
+        count, past = len(self), tuple(self._watch.past)
+        can_tell = past and count >= LEAST
+        plan = fitted(self._sample(count), past, count, seed=count) if can_tell else None
         if plan is not None:
             self._adopt(plan[0])
         else:
-            with self._lock:
-                self._sketch = None
+            self._body.forget_sketch()
         self._watch.fitted(count, None if plan is None else plan[1])
 
     def _sample(self, count: int) -> Vector:
         """Some of the rows; one that changes meanwhile makes the sketch a little worse."""
-        blocks = list(self._blocks)
+        table = self._body.table
         picks = np.random.default_rng(count).permutation(count)[:SAMPLE]
-        return np.stack([blocks[row // BLOCK][row % BLOCK] for row in picks.tolist()])
+        rows = [table.slab(row // BLOCK, row % BLOCK, row % BLOCK + 1) for row in picks.tolist()]
+        return np.concatenate(rows)
 
     def _adopt(self, sketch: Sketch) -> None:
         step = max(1, STEP // (self._dim * sketch.depth))
-        with self._lock:
-            self._coming = sketch, 0
-        while not self._told_more(sketch, step):
+        self._body.begin(sketch)
+        while not self._body.tell_more(step):
             time.sleep(PAUSE_SECONDS)
 
-    def _told_more(self, sketch: Sketch, step: int) -> bool:
-        """Tell `sketch` of the next rows; whether it knows them all and is in use."""
-        with self._lock:
-            count = len(self._names)
-            known = 0 if self._coming is None else self._coming[1]
-            if known >= count:
-                self._sketch, self._coming = sketch, None
-                return True
-            at, inside = divmod(known, BLOCK)
-            end = min(inside + step, count - at * BLOCK, BLOCK)
-            sketch.write(known, self._blocks[at][inside:end])
-            self._coming = sketch, at * BLOCK + end
-            return False
+
+def _sufficient(found: Found, k: int, at_least: float) -> float:
+    """The highest floor with which a search would have found the same."""
+    return found[-1][1] if found and len(found) == k else at_least

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mneme.indexes import ExactIndex
-from mneme.indexes._compare import compare_likely
+from mneme.indexes._compare import compare_all, compare_likely
 from mneme.indexes._fit import Past, fitted
 from mneme.indexes._sketch import BLOCK, Sketch
 from mneme.records import Key, Vector
@@ -131,7 +131,7 @@ class TestSketchedIndex(IndexContract):
     seed=st.integers(0, 2**16),
     steps=st.lists(
         st.tuples(
-            st.sampled_from(["add", "remove", "replace", "adopt", "fit"]),
+            st.sampled_from(["add", "remove", "replace", "adopt", "fit", "open"]),
             st.integers(1, 120),
             st.integers(1, 20),
             st.sampled_from([-1.0, -0.5, 0.0, 0.3, 0.7, 0.9, 0.99, 0.999999, 1.0, None]),
@@ -162,6 +162,8 @@ def test_it_answers_as_comparing_with_all_does(
             index.adopt(some_sketch(dim, seed + size))
         elif step == "fit":
             index.fit()
+        elif step == "open":
+            index = ExactIndex.from_parts(index.parts())
         for key in known:
             if step == "remove":
                 index.remove(key)
@@ -223,6 +225,38 @@ def test_many_blocks(kind: Callable[[int, int, int], Vector]) -> None:
         for question in questions[::8]:
             check(index, rows, question, 8, floor)
             check(index, rows, question, 8, -1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_sketched", [False, True])
+def test_many_at_once(kind: Callable[[int, int, int], Vector], is_sketched: bool) -> None:
+    """Each question has the answer that it has alone, with any floor and number."""
+    vectors = kind(BLOCK + 700, 16, 5)
+    index = filled(vectors, start=lambda fit: None)
+    if is_sketched:
+        index.adopt(some_sketch(16, 5))
+    questions = np.concatenate([vectors[:20], isotropic(20, 16, 6)])
+    for k, at_least in ((8, 0.9), (8, -1.0), (1, 0.999), (300, 0.2), (8, 1.0)):
+        found = index.search_many(questions, k=k, at_least=at_least)
+        assert len(found) == len(questions)
+        for question, several in zip(questions, found, strict=True):
+            alone = index.search(question, k=k, at_least=at_least)
+            cosines = [cosine for _, cosine in several]
+            assert cosines == sorted(cosines, reverse=True)
+            near = min(len(alone), len(several))
+            assert np.allclose(cosines[:near], [c for _, c in alone[:near]], atol=NEAR)
+            # Those at the very floor, within rounding, may be in one and not in the other.
+            assert all(c < at_least + NEAR for _, c in (*alone[near:], *several[near:]))
+            for key, cosine in several:
+                own = float(vectors[int.from_bytes(key)] @ question)
+                assert cosine == pytest.approx(own, abs=NEAR)
+
+
+def test_many_of_none() -> None:
+    """No questions have no answers, and an empty index none for any."""
+    index = ExactIndex(16)
+    assert list(index.search_many(np.empty((0, 16), np.float32), k=3)) == []
+    assert list(index.search_many(isotropic(20, 16, 1), k=3, at_least=0.5)) == [[]] * 20
 
 
 def test_searching_while_others_write_and_fit() -> None:
@@ -321,6 +355,20 @@ def searches(index: ExactIndex, questions: Vector, at_least: float, k: int = 8) 
         index.search(question, k=k, at_least=at_least)
 
 
+def test_what_a_search_costs() -> None:
+    """All numbers there are, and with a sketch as large a share as searches have taken."""
+    vectors = clustered(6_000, 128, 1)
+    assert ExactIndex(128).search_floats == 0
+    index = filled(vectors, start=lambda fit: fit())
+    assert index.search_floats == 6_000 * 128
+    searches(index, vectors[:4], 0.95)
+    assert 0 < index.search_floats < 6_000 * 128
+    for _ in range(30):
+        index._watch.pace(0.95).took(10.0, sketched=False)
+        index._watch.pace(0.95).took(2.5, sketched=True)
+    assert index.search_floats == 6_000 * 128 // 4
+
+
 class TestFitting:
     """When there is a sketch, and which."""
 
@@ -330,9 +378,9 @@ class TestFitting:
         vectors = clustered(6_000, 96, 1)
         index = filled(vectors, start=asked.append)
         bare = index.memory_bytes
-        searches(index, vectors[:15], 0.9)
+        searches(index, vectors[:3], 0.9)
         assert not asked
-        searches(index, vectors[15:40], 0.9)
+        searches(index, vectors[3:40], 0.9)
         assert len(asked) == 1
         assert index.memory_bytes == bare
         asked.pop()()
@@ -358,15 +406,37 @@ class TestFitting:
         searches(index, vectors[:40], 0.9)
         assert len(tried) > 1
 
-    def test_it_follows_the_floor(self) -> None:
+    def test_searches_without_a_floor_bring_it_about_later(self) -> None:
+        """What would have sufficed for them is known only from several."""
+        asked: list[Callable[[], None]] = []
+        vectors = clustered(6_000, 96, 1)
+        index = filled(vectors, start=asked.append)
+        searches(index, vectors[:15], -1.0)
+        assert not asked
+        searches(index, vectors[15:20], -1.0)
+        assert len(asked) == 1
+
+    def test_it_suits_the_floor(self) -> None:
         """A lower floor gets a deeper sketch, a higher one a lighter."""
+        vectors = clustered(4_096, 128, 1)
+        deep, light = (
+            fitted(vectors, [Past(row, floor) for row in vectors[-20:]], 50_000, 0)
+            for floor in (0.7, 0.95)
+        )
+        assert deep is not None
+        assert light is not None
+        assert deep[0].first > light[0].first
+        assert deep[1] > light[1]
+
+    def test_it_follows_the_floor(self) -> None:
+        """Searches with another floor than it was fitted to bring about another."""
+        asked: list[Callable[[], None]] = []
         vectors = clustered(6_000, 128, 1)
-        index = filled(vectors, start=lambda fit: fit())
-        sizes = []
-        for floor in (0.95, 0.4, 0.95):
-            searches(index, vectors[:200], floor, k=2_000)
-            sizes.append(index.memory_bytes)
-        assert sizes[0] < sizes[1] > sizes[2]
+        index = filled(vectors, start=asked.append)
+        searches(index, vectors[:200], 0.95)
+        asked.pop()()
+        searches(index, vectors[:100], 0.7)
+        assert len(asked) == 1
 
     def test_one_that_loses_is_dropped(self) -> None:
         """A sketch that rules nothing out costs more than it saves, so it goes."""
@@ -378,15 +448,56 @@ class TestFitting:
         searches(index, vectors[:300], -1.0, k=5_000)
         assert index.memory_bytes == bare
 
+    def test_one_that_is_slower_is_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever was reckoned: the clock decides."""
+        now = 0
+
+        def clock() -> int:
+            return now
+
+        def slowly(*args: Any) -> float:
+            nonlocal now
+            now += 1_100_000
+            return compare_likely(*args)
+
+        def plainly(*args: Any) -> None:
+            nonlocal now
+            now += 1_000_000
+            compare_all(*args)
+
+        monkeypatch.setattr("mneme.indexes.exact.time.perf_counter_ns", clock)
+        monkeypatch.setattr("mneme.indexes.exact.compare_likely", slowly)
+        monkeypatch.setattr("mneme.indexes.exact.compare_all", plainly)
+        vectors = clustered(6_000, 128, 1)
+        index = filled(vectors, start=lambda fit: None)
+        bare = index.memory_bytes
+        index.adopt(some_sketch(128, 1))
+        searches(index, vectors[:60], 0.99)
+        assert index.memory_bytes == bare
+
+    def test_searches_that_gain_keep_it(self) -> None:
+        """Where those without a floor are slower with it, they go without and others do not."""
+        vectors = clustered(6_000, 128, 1)
+        index = filled(vectors, start=lambda fit: None)
+        index.adopt(some_sketch(128, 1))
+        watch = index._watch
+        for floor, likely in ((0.9, 1.0), (-1.0, 20.0)):
+            for _ in range(30):
+                watch.pace(floor).took(10.0, sketched=False)
+                watch.pace(floor).took(likely, sketched=True)
+        assert not watch.is_lossy
+        assert watch.pace(-1.0).compares_all()
+        assert not any(watch.pace(0.9).compares_all() for _ in range(30))
+
     def test_data_that_no_sketch_suits(self) -> None:
         """With a low floor over isotropic data of few dimensions there is none."""
         rows = isotropic(4_000, 24, 1)
-        assert fitted(rows, [Past(rows[0], 0.1)], 0) is None
+        assert fitted(rows, [Past(rows[0], 0.1)], 4_000, 0) is None
 
     def test_data_in_few_directions(self) -> None:
         """It is cheap, and as deep as there are directions."""
         rows = flat(4_000, 256, 1)
-        found = fitted(rows, [Past(row, 0.99999) for row in rows[:8]], 0)
+        found = fitted(rows, [Past(row, 0.99999) for row in rows[:8]], 4_000, 0)
         assert found is not None
         assert found[0].depth == 8
         assert found[1] < 0.5

@@ -152,9 +152,9 @@ def test_no_key_is_made_before_one_is_needed() -> None:
     """Opening and searching touch no key but those that are found."""
     index = ExactIndex.from_parts(filled(units(2_000)).parts())
     assert index.search(units(2_000)[5], k=1)[0][0] == key_of(5)
-    assert not index._names._keys
+    assert not index._body.names._keys
     index.remove(key_of(5))
-    assert len(index._names._keys) == 1_999
+    assert len(index._body.names._keys) == 1_999
 
 
 @pytest.mark.timing

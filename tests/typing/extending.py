@@ -39,11 +39,13 @@ from mneme.types import (
     Normalizer,
     Outcome,
     Owned,
+    Priced,
     Remembering,
     Rewrite,
     SameAnswer,
     SearchableStore,
     Searching,
+    SearchingMany,
     Store,
     Validator,
     Verifier,
@@ -161,6 +163,8 @@ a_normalizer: Normalizer = str.casefold
 a_searchable_store: SearchableStore = Faraway()
 a_searching: Searching = Faraway()
 an_index: Index = Flat()
+many_at_once: SearchingMany = ExactIndex(8)
+priced: Priced = ExactIndex(8)
 indexes: list[IndexFactory] = [ExactIndex, lambda dim: Flat()]
 stores: list[Store] = [Nowhere(), MemoryStore(), SQLiteStore("a.db")]
 codecs: list[Codec] = [Upper(), AutoCodec(), PickleCodec(), TypedCodec(int), codec_for(list[int])]
