@@ -73,6 +73,9 @@ class SemanticCache(Face):
         if bypass:
             self._ask(query, namespace)
             return None
+        hit = self._core.quick(query, namespace)
+        if hit is not None:
+            return hit
         found = self.lookup(query, embedding=embedding, namespace=namespace)
         return found if isinstance(found, Hit) else None
 
@@ -292,6 +295,9 @@ class AsyncSemanticCache(Face):
         if bypass:
             self._ask(query, namespace)
             return None
+        hit = self._core.quick(query, namespace)
+        if hit is not None:
+            return hit
         found = await self.lookup(query, embedding=embedding, namespace=namespace)
         return found if isinstance(found, Hit) else None
 

@@ -19,6 +19,9 @@ current_namespace: ContextVar[str | None] = ContextVar("mneme_namespace", defaul
 current_mode: ContextVar[Mode] = ContextVar("mneme_mode", default="serve")
 observers: ContextVar[tuple[list[Hit | Miss], ...]] = ContextVar("mneme_observers", default=())
 
+is_plain: ContextVar[bool] = ContextVar("mneme_is_plain", default=True)
+"""Whether the mode is to serve and nobody observes: one look for what every hit has to know."""
+
 _blocks: ContextVar[tuple[object, ...]] = ContextVar("mneme_blocks", default=())
 """The blocks that are open here; a copy of the context has them too."""
 
@@ -53,7 +56,8 @@ def refresh() -> Iterator[None]:
 @contextmanager
 def mode(value: Mode) -> Iterator[None]:
     """Serve, bypass or refresh inside the block."""
-    with _set(current_mode, value):
+    plain = value == "serve" and not observers.get()
+    with _set(current_mode, value), _set(is_plain, plain):
         yield
 
 
@@ -61,7 +65,7 @@ def mode(value: Mode) -> Iterator[None]:
 def observe() -> Iterator[list[Hit | Miss]]:
     """Collect the `Hit` or `Miss` of every cached call inside, in order, nested blocks too."""
     seen: list[Hit | Miss] = []
-    with _set(observers, (*observers.get(), seen)):
+    with _set(observers, (*observers.get(), seen)), _set(is_plain, False):
         yield seen
 
 

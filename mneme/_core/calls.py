@@ -7,6 +7,7 @@ import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
@@ -28,7 +29,8 @@ from mneme._core.keys import (
 from mneme._core.messages import are_messages, split, without_turns
 from mneme._core.ports import BlockingPort, LoopPort, drive
 from mneme._core.through import through
-from mneme.records import Explanation, Hit, Miss, Partition, Selection, Terms
+from mneme.codecs import AutoCodec
+from mneme.records import Entry, Explanation, Hit, Miss, Partition, Selection, Terms
 from mneme.types import Codec, Rewrite
 
 __all__ = ["AsyncCalls", "Calls"]
@@ -163,6 +165,32 @@ class _Calls:
     def size(self) -> int:
         return self.core.count_where(self.mine)
 
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether a call can be told by its prompt and simple arguments, and text is its answer."""
+        return (
+            not callable(self.namespace)
+            and not self.binder.picks
+            and type(self.codec) is AutoCodec
+            and (self.judge is None or not self.judge.shadows)
+        )
+
+    def quick(self, args: Args, kwargs: Kwargs) -> Entry | None:
+        """The entry that answers the call as it stands; None: it takes a question to tell."""
+        if not self._is_plain:
+            return None
+        prompt, values, _ = self.binder.bind(*args, **kwargs)
+        core = self.core
+        namespace: Any = self.namespace or context.current_namespace.get() or core.usual_namespace
+        try:
+            partition = self.partitions.get((namespace, values, *map(type, values)))
+        except TypeError:
+            # An argument without a hash.
+            return None
+        if partition is None:
+            return None
+        return core.plain_entry(namespace, partition, prompt, self.counts)
+
     def _known_partition(self, namespace: str, values: Args) -> Partition:
         # With their types: 1, 1.0 and True are one key to a dict and three calls to a model.
         call = (namespace, values, *map(type, values))
@@ -197,6 +225,9 @@ class Calls(_Calls):
     port: BlockingPort
 
     def run(self, function: Function, bound: int, args: Args, kwargs: Kwargs) -> Any:
+        entry = self.quick(args, kwargs)
+        if entry is not None:
+            return entry.payload.data
         ask = self.ask_or_pass(args, kwargs)
         own = args[bound:] if bound else args
         if ask is None:
@@ -282,6 +313,9 @@ class AsyncCalls(_Calls):
     port: LoopPort
 
     async def run(self, function: Function, bound: int, args: Args, kwargs: Kwargs) -> Any:
+        entry = self.quick(args, kwargs)
+        if entry is not None:
+            return entry.payload.data
         ask = self.ask_or_pass(args, kwargs)
         own = args[bound:] if bound else args
         if ask is None:

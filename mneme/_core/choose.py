@@ -13,7 +13,7 @@ from mneme._core.learned.policy import Decision
 from mneme.records import Candidate, Entry, Hit, LabelSource, Layer, MissReason, Verdict
 from mneme.types import Codec, Confidence, Guard, Validator
 
-__all__ = ["Choice", "Rules", "Trial", "Unusable", "as_hit", "choose", "refused"]
+__all__ = ["Choice", "Rules", "Trial", "Unusable", "as_hit", "choose", "plain_hit", "refused"]
 
 
 class Unusable(Exception):
@@ -196,6 +196,22 @@ def as_hit(
     hit: Any = _Unfrozen(
         response, similarity, confidence, age, layer, entry.namespace, metadata, entry.prompt, left
     )
+    hit.__class__ = Hit
+    return cast(Hit, hit)
+
+
+def plain_hit(entry: Entry, now: float) -> Hit:
+    """The text of `entry` as an exact hit where no rule has a say: `as_hit` in little time."""
+    expires_at = entry.expires_at
+    hit: Any = _Unfrozen.__new__(_Unfrozen)
+    hit.response = entry.payload.data
+    hit.similarity = hit.confidence = 1.0
+    hit.age_seconds = max(0.0, now - entry.created_at)
+    hit.layer = "exact"
+    hit.namespace = entry.namespace
+    hit.metadata = {} if entry.metadata == "{}" else json.loads(entry.metadata)
+    hit.prompt = entry.prompt
+    hit.ttl_seconds = None if expires_at is None else expires_at - now
     hit.__class__ = Hit
     return cast(Hit, hit)
 

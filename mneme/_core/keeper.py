@@ -46,11 +46,13 @@ from mneme.records import (
 )
 from mneme.types import AnyEmbedder, Compactable, IndexFactory, Remembering, Searching, Store
 
-__all__ = ["CHUNK", "Keeper", "TaskCrew", "store_errors"]
+__all__ = ["CHUNK", "DEFAULT_NAMESPACE", "Keeper", "TaskCrew", "store_errors"]
 
 log = logging.getLogger("mneme")
 
 REFRESH_THREADS = 4
+
+DEFAULT_NAMESPACE = "default"
 
 CHUNK = 512
 """Entries removed in one commit of a long removal: others get their turn in between."""
@@ -106,6 +108,14 @@ class Keeper(_forks.Forked):
         self.flights = Flights()
         self.renewals = Flights()
         self.tally = Tally(settings.metrics_hook)
+        self._is_plain = (
+            settings.validator is None
+            and settings.confidence_fn is None
+            and settings.manner.mode == "serve"
+            and not self.tally.has_hook
+        )
+        """Whether an exact hit is nobody's business but that of who asks."""
+        self.usual_namespace = None if settings.require_namespace else DEFAULT_NAMESPACE
         self.thread_crew: Executor | None = None
         self.task_crew: TaskCrew | None = None
         self.is_open = False

@@ -44,7 +44,7 @@ class Ledger:
     ) -> None:
         self.max_entries = max_entries
         self._live: Queue = OrderedDict()
-        self._by_prompt: dict[Partition, dict[str, Record]] = {}
+        self.by_prompt: dict[Partition, dict[str, Record]] = {}
         self._by_key: dict[Partition, dict[Key, Record]] = {}
         self._sizes: dict[str, int] = {}
         self._bytes: dict[str, int] = {}
@@ -61,7 +61,7 @@ class Ledger:
 
     def recall(self, partition: Partition, prompt: str) -> Record | None:
         """The record of exactly this prompt, before any normalizing."""
-        shelf = self._by_prompt.get(partition)
+        shelf = self.by_prompt.get(partition)
         return shelf.get(prompt) if shelf is not None else None
 
     def find(self, partition: Partition, key: Key) -> Record | None:
@@ -109,7 +109,7 @@ class Ledger:
         record = Record(entry)
         namespace, partition = entry.namespace, entry.partition
         self._live[entry.identity] = record
-        self._by_prompt.setdefault(partition, {})[entry.prompt] = record
+        self.by_prompt.setdefault(partition, {})[entry.prompt] = record
         self._by_key.setdefault(partition, {})[entry.key] = record
         self._partitions.setdefault(namespace, set()).add(partition)
         self._sizes[namespace] = self._sizes.get(namespace, 0) + 1
@@ -124,12 +124,12 @@ class Ledger:
             return None
         entry = record.entry
         namespace, partition = entry.namespace, entry.partition
-        by_prompt, by_key = self._by_prompt[partition], self._by_key[partition]
+        by_prompt, by_key = self.by_prompt[partition], self._by_key[partition]
         del by_key[entry.key]
         if by_prompt.get(entry.prompt) is record:
             del by_prompt[entry.prompt]
         if not by_key:
-            del self._by_key[partition], self._by_prompt[partition]
+            del self._by_key[partition], self.by_prompt[partition]
             self._partitions[namespace].discard(partition)
         self._sizes[namespace] -= 1
         self._bytes[namespace] -= _weight(entry)

@@ -44,6 +44,7 @@ class Live:
 
     def __init__(self, ledger: Ledger, dim: int, index_factory: IndexFactory) -> None:
         self._ledger = ledger
+        self.by_prompt = ledger.by_prompt
         self._dim = dim
         self._index_factory = index_factory
         self._indexes: dict[Partition, Index] = {}
@@ -152,6 +153,7 @@ class Live:
         with self._lock:
             quotas = self._ledger.quotas
             self._ledger = Ledger(self._ledger.max_entries, quotas)
+            self.by_prompt = self._ledger.by_prompt
             self._indexes, self._priced = {}, {}
             for entry in entries:
                 if freshness(now, entry.expires_at, entry.dies_at) == "expired":

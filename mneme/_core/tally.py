@@ -23,6 +23,15 @@ LOG_EVERY = 60.0
 _HITS = {"exact": "hits_exact", "semantic": "hits_semantic"}
 
 
+class _Tick:
+    """The exact hits of one namespace that are not saved yet."""
+
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n = 0
+
+
 class Tally:
     """Counters by (namespace, name), safe to add to from any thread."""
 
@@ -31,7 +40,22 @@ class Tally:
         self._lock = _forks.lock()
         self._saved: Counter[tuple[str, str]] = Counter()
         self._unsaved: Counter[tuple[str, str]] = Counter()
+        self._ticks: dict[str, _Tick] = {}
         self._logged: dict[str, float] = {}
+
+    @property
+    def has_hook(self) -> bool:
+        return self._hook is not None
+
+    def tick(self, namespace: str, counts: Counts | None = None) -> None:
+        """An exact hit that no hook and no observer has to hear of."""
+        tick = self._ticks.get(namespace)
+        if tick is None:
+            tick = self._ticks.setdefault(namespace, _Tick())
+        with self._lock:
+            tick.n += 1
+            if counts is not None:
+                counts.hits += 1
 
     def hit(self, found: Hit, counts: Counts | None = None) -> None:
         with self._lock:
@@ -118,9 +142,16 @@ class Tally:
     def take_unsaved(self) -> dict[tuple[str, str], int]:
         """The increments since the last save; the caller commits them, or gives them back."""
         with self._lock:
+            self._gather()
             taken, self._unsaved = self._unsaved, Counter()
             self._saved.update(taken)
             return dict(taken)
+
+    def _gather(self) -> None:
+        for namespace, tick in list(self._ticks.items()):
+            if tick.n:
+                self._unsaved[namespace, "hits_exact"] += tick.n
+                tick.n = 0
 
     def give_back(self, counts: Mapping[tuple[str, str], int]) -> None:
         with self._lock:
@@ -134,6 +165,7 @@ class Tally:
 
     def total(self, name: str, namespace: str | None = None) -> int:
         with self._lock:
+            self._gather()
             if namespace is not None:
                 return self._saved[namespace, name] + self._unsaved[namespace, name]
             return sum(

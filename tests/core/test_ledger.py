@@ -157,7 +157,7 @@ class LedgerMachine(RuleBasedStateMachine):
         names = {one.namespace for one in self.live.values()}
         parts = {one.partition for one in self.live.values()}
         assert ledger._sizes.keys() == ledger._bytes.keys() == ledger._partitions.keys() == names
-        assert ledger._by_key.keys() == ledger._by_prompt.keys() == parts
+        assert ledger._by_key.keys() == ledger.by_prompt.keys() == parts
         assert ledger._queues.keys() == self.quotas.keys()
 
     @invariant()

@@ -285,7 +285,7 @@ def _let_go(release: Gate) -> None:
 
 def test_too_many_that_were_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Abandoned embedder calls are bounded: past the bound a lookup is a miss at once."""
-    monkeypatch.setattr(ports, "_late", threading.BoundedSemaphore(2))
+    monkeypatch.setattr(ports._late, "room", threading.BoundedSemaphore(2))
     release, inside = Gate(), Count()
 
     class Stuck(Spy):

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from mneme import context
 from mneme._core import flow
-from mneme._core.core import DEFAULT_NAMESPACE, Core
+from mneme._core.core import Core
 from mneme._core.flights import Flight
 from mneme._core.freshness import as_seconds
 from mneme._core.http.exchange import (
@@ -37,6 +37,7 @@ from mneme._core.http.relay import Lead, Relay
 from mneme._core.http.request import Request
 from mneme._core.http.responses import StoredResponse, has_other_form
 from mneme._core.http.routes import Route, Routes
+from mneme._core.keeper import DEFAULT_NAMESPACE
 from mneme._core.keys import (
     Ask,
     NoStableForm,
