@@ -111,7 +111,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     ),
     "pydantic": ("codecs",),
     "pytest": ("testing",),
-    "redis": ("stores.redis",),
+    "redis": ("stores._redis_client",),
     "rich": ("cli", "migrate"),
     "starlette": ("cli", "dashboard"),
     "trio": ("cli",),

@@ -13,10 +13,10 @@ from psycopg.pq import Format
 from psycopg.types import TypeInfo
 
 from mneme.records import Entry, Vector
-from mneme.stores._rows import death_of, entry_of, row_of
+from mneme.stores._rows import as_bytes, as_text, death_of, entry_of, row_of
 
 __all__ = [
-    "TYPES", "VECTOR_TYPES", "as_bytes", "as_text", "columns_of", "entry_from", "teach",
+    "TYPES", "VECTOR_TYPES", "columns_of", "entry_from", "teach",
     "vector_row",
 ]  # fmt: skip
 
@@ -26,15 +26,6 @@ TYPES = ("bytea", "bytea", "bytea", "bytea", "text", "bytea", "bytea", "bytea[]"
 
 VECTOR_TYPES = ("bytea", "bytea", "float8", "vector")
 """Of what `vector_row` gives."""
-
-
-def as_bytes(text: str) -> bytes:
-    """UTF-8 that any `str` has, lone surrogates included."""
-    return text.encode("utf-8", "surrogatepass")
-
-
-def as_text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
 
 
 def columns_of(entry: Entry) -> tuple[Any, ...]:

@@ -9,7 +9,8 @@ from typing import Any
 from mneme.records import Changes, Entry, Identity, Selection
 from mneme.stores import _postgres_sql as statements
 from mneme.stores._postgres_pool import Connection
-from mneme.stores._postgres_rows import TYPES, VECTOR_TYPES, as_bytes, columns_of, vector_row
+from mneme.stores._postgres_rows import TYPES, VECTOR_TYPES, columns_of, vector_row
+from mneme.stores._rows import as_bytes
 
 __all__ = ["advance", "apply", "columns", "count", "remove", "rows", "where"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mneme.records import Entry, Key, Partition, Payload, PayloadKind
 
-__all__ = ["COLUMNS", "death_of", "entry_of", "row_of"]
+__all__ = ["COLUMNS", "as_bytes", "as_text", "death_of", "entry_of", "row_of"]
 
 COLUMNS = (
     "partition", "key", "namespace", "prompt", "kind", "payload", "metadata", "tags",
@@ -19,6 +19,16 @@ COLUMNS = (
 )  # fmt: skip
 
 _KINDS = get_args(PayloadKind)
+
+
+def as_bytes(text: str) -> bytes:
+    """UTF-8 of any `str`, lone surrogates included."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def as_text(data: bytes) -> str:
+    """What `as_bytes` made bytes of."""
+    return data.decode("utf-8", "surrogatepass")
 
 
 def death_of(entry: Entry) -> float | None:

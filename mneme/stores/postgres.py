@@ -24,6 +24,7 @@ from mneme.records import (
     Selection,
     Vector,
 )
+from mneme.stores._rows import as_text
 
 try:
     from psycopg import sql
@@ -31,7 +32,7 @@ try:
     from mneme.stores import _postgres_sql as statements
     from mneme.stores import _postgres_work as work
     from mneme.stores._postgres_pool import Connection, Pool, address_of
-    from mneme.stores._postgres_rows import as_text, entry_from, teach
+    from mneme.stores._postgres_rows import entry_from, teach
 except ImportError as _exc:
     raise ImportError(
         "mneme.stores.postgres needs psycopg. "
