@@ -20,3 +20,10 @@ class TestPostgresStore(SearchableStoreContract):
 
     def beside(self, store: Store, place: Path) -> Store:
         return self.make_store(place)
+
+
+class TestPostgresStoreWithHnsw(TestPostgresStore):
+    RECALL = 0.95
+
+    def make_store(self, place: Path) -> Store:
+        return PostgresStore(postgres_url(), schema=own_name(place), index="hnsw")

