@@ -340,7 +340,7 @@ class _Job:
         if lacking:
             self.dest.commit(Changes(counts=lacking))
         if self._failures:
-            raise self._complaint(f"{len(self._failures):,} entries were left out")
+            raise self._complaint(f"Left out: {len(self._failures):,}")
 
     def _complaint(self, what: str) -> EmbeddingError:
         complaint = EmbeddingError(

@@ -1,4 +1,4 @@
-"""``python -m mneme``, also installed as ``mneme``: the demo, calibration, a look into a file."""
+"""``python -m mneme``, also installed as ``mneme``: see, calibrate, look after, move a cache."""
 
 from __future__ import annotations
 

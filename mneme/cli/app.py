@@ -20,8 +20,10 @@ from rich.text import Text
 import mneme
 from mneme._core.freshness import freshness
 from mneme.cache import SemanticCache
+from mneme.cli.bench import bench
 from mneme.cli.calibration import calibrate
 from mneme.cli.files import bytes_on_disk, open_store, owner_of
+from mneme.cli.moving import export, import_, migrate
 from mneme.cli.say import (
     fail,
     megabytes,
@@ -38,13 +40,17 @@ from mneme.records import Entry
 __all__ = ["app"]
 
 app: typer.Typer = typer.Typer(
-    help="See the demo of mneme, find a threshold, and look into the file of a cache.",
+    help="See the demo of mneme, find a threshold, look into a cache, and move it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 app.command()(calibrate)
+app.command()(migrate)
+app.command()(export)
+app.command("import")(import_)
+app.command()(bench)
 
 File = Annotated[Path, typer.Argument(help="The SQLite file of a cache.")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

@@ -30,6 +30,16 @@ SAYS: dict[str, tuple[tuple[str, ...], list[str]]] = {
         (),
         ["100 lookups at once over 20 entries:", "   60 exact", "   40 semantic"],
     ),
+    "move_a_cache": (
+        (),
+        [
+            "The provider failed. Left out: 1",
+            "Run again: 1 entry was left to do",
+            "And again: 0",
+            "4 entries in an archive",
+            "semantic hit, 0.94: Settings, then Security, then Reset.",
+        ],
+    ),
     "trio_quickstart": (
         ("trio",),
         [
