@@ -14,6 +14,7 @@ import sys
 import threading
 import venv
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,6 +179,27 @@ class Bench:
                         with self._noting(found, name):
                             found.rounds[name].append(workers[name].ask())
         return found
+
+    def together(
+        self, scenario: str, workers: int, *, figure: str, rounds: int = 7, **arguments: Any
+    ) -> float:
+        """
+        The median over rounds of the sum of `figure` of so many of ours at work at once.
+
+        Raises:
+            Failed: one of them could not do it.
+        """
+        asked = {"scenario": scenario, "folder": str(self.folder), "is_quick": self.is_quick}
+        with ExitStack() as stack:
+            own = [stack.enter_context(self._worker(OURS)) for _ in range(workers)]
+            for at, worker in enumerate(own):
+                worker.ask(**asked, args={**arguments, "worker": at, "workers": workers})
+            pool = stack.enter_context(ThreadPoolExecutor(workers))
+            sums = [
+                sum(told[figure] for told in pool.map(lambda worker: worker.ask(), own))
+                for _ in range(rounds)
+            ]
+        return statistics.median(sums)
 
     @contextmanager
     def _worker(self, name: str) -> Iterator[Worker]:

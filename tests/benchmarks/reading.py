@@ -213,6 +213,22 @@ def mixed_trace(plan: Plan) -> Iterator[Line]:
 
 
 @row
+def processes(plan: Plan) -> Iterator[Line]:
+    """How far one file carries on this machine."""
+    for workers in (1, 2) if plan.is_quick else (1, 2, 4):
+        total = plan.bench.together(
+            "SharedFile",
+            workers,
+            figure="per_second",
+            rounds=plan.rounds,
+            data=plan.data,
+            entries=plan.entries,
+        )
+        what = f"the same by {workers} process{'es' if workers > 1 else ''} on one file"
+        yield Line(what, total, "lookups/s", at={"processes": workers})
+
+
+@row
 def http(plan: Plan) -> Iterator[Line]:
     if not plan.is_quick:
         yield from middleware.run()

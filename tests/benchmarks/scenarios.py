@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hits import AsyncExactHit, ExactHit
-from searches import AfterDeletes, FanOut, ManyNamespaces, MixedTrace, SemanticGet
+from searches import AfterDeletes, FanOut, ManyNamespaces, MixedTrace, SemanticGet, SharedFile
 from writes import (
     ClearNamespace,
     Fill,
@@ -40,6 +40,7 @@ SCENARIOS: dict[str, Callable[..., Any]] = {
         Puts,
         PutsAtTheLimit,
         SemanticGet,
+        SharedFile,
         Vacuum,
     )
 }

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from corpus import Corpus
 from subjects import answer
-from timing import WARM_UP, at_rest, filled, filled_file, run_on, warm
+from timing import WARM_UP, at_rest, copied, filled, filled_file, run_on, warm
 
-__all__ = ["AfterDeletes", "FanOut", "ManyNamespaces", "MixedTrace", "SemanticGet"]
+__all__ = ["AfterDeletes", "FanOut", "ManyNamespaces", "MixedTrace", "SemanticGet", "SharedFile"]
 
 SEARCHES = 20
 """Searches of one round, each for another question."""
@@ -197,11 +197,28 @@ class MixedTrace:
         asked = [*fresh, *exact]
         self.random.shuffle(asked)
         start = time.perf_counter()
-        hits = 0
         for text in asked:
             if self.cache.get(text) is None:
                 self.cache.put(text, answer(0), embedding=self.known[text])
-            else:
-                hits += 1
-        seconds = time.perf_counter() - start
-        return {"us": seconds / len(asked) * 1e6, "hits": hits}
+        return {"us": (time.perf_counter() - start) / len(asked) * 1e6}
+
+
+class SharedFile(MixedTrace):
+    """The same by one of several processes on one file; what each of them gets done."""
+
+    def __init__(
+        self, kit: Any, folder: Path, *, data: str, entries: int, worker: int, workers: int
+    ) -> None:
+        corpus = Corpus.read(folder, data)
+        self.texts = corpus.entries(entries)[0]
+        self.known = dict(corpus.questions())
+        path = folder / f"{kit.package}-shared-{workers}.db"
+        if worker == 0:
+            copied(filled_file(kit, folder, data, entries), path)
+        self.cache = kit.cache(corpus.dim, path, known=self.known)
+        self.questions = islice(corpus.questions(), worker, None, workers)
+        self.random = np.random.default_rng(worker)
+        warm(self.cache.get, self.questions)
+
+    def round(self) -> dict[str, float]:
+        return {"per_second": 1e6 / super().round()["us"]}

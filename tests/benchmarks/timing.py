@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
@@ -15,10 +16,11 @@ from corpus import Corpus
 __all__ = [
     "WARM_UP",
     "at_rest",
-    "beside",
+    "copied",
     "filled",
     "filled_file",
     "percentile",
+    "removed",
     "run_on",
     "us_a_call",
     "warm",
@@ -99,6 +101,19 @@ def beside(path: Path) -> list[Path]:
 def moved(path: Path, to: Path) -> None:
     for file in beside(path):
         file.rename(file.with_name(to.name + file.name[len(path.name) :]))
+
+
+def copied(path: Path, to: Path) -> Path:
+    """`to`, which is a copy of the file and those that belong to it."""
+    removed(to)
+    for file in beside(path):
+        shutil.copyfile(file, to.with_name(to.name + file.name[len(path.name) :]))
+    return to
+
+
+def removed(path: Path) -> None:
+    for file in beside(path):
+        file.unlink(missing_ok=True)
 
 
 def run_on(backend: str, main: Callable[[], Awaitable[Any]]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import statistics
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 from corpus import Corpus
 from subjects import Unsupported, answer
-from timing import DAY, WARM_UP, at_rest, beside, filled, filled_file, percentile
+from timing import DAY, WARM_UP, at_rest, copied, filled, filled_file, percentile, removed
 
 __all__ = [
     "ClearNamespace",
@@ -108,7 +107,7 @@ class Fill:
         self.kit.settle(cache)
         seconds = time.perf_counter() - start
         cache.close()
-        remove(path)
+        removed(path)
         return {"s": seconds}
 
 
@@ -122,12 +121,7 @@ class OnFile:
         self.copy = folder / f"{kit.package}-copy.db"
 
     def copied(self) -> Path:
-        remove(self.copy)
-        for file in beside(self.path):
-            shutil.copyfile(
-                file, self.copy.with_name(self.copy.name + file.name[len(self.path.name) :])
-            )
-        return self.copy
+        return copied(self.path, self.copy)
 
 
 class OpenFile(OnFile):
@@ -230,8 +224,3 @@ def resident() -> tuple[int, int]:
         fields[name] = value
     own, mapped = (int(fields[name].split()[0]) * 1_024 for name in ("RssAnon", "RssFile"))
     return own, mapped
-
-
-def remove(path: Path) -> None:
-    for file in beside(path):
-        file.unlink(missing_ok=True)

@@ -49,6 +49,10 @@ SAYS: dict[str, tuple[tuple[str, ...], list[str]]] = {
             "CacheInfo(hits=50, misses=1, ",
         ],
     ),
+    "many_workers": (
+        (),
+        ["Fleet(workers=8", "       0 s  hits", "       1 s  hits", "     300 s  hits"],
+    ),
     "decorated": (
         ("wordllama",),
         [
