@@ -9,7 +9,8 @@ from mneme.records import Vector
 
 __all__ = ["Best", "leading"]
 
-SAMPLED = 2_048
+GROUP = 16
+"""Values of which the greatest is looked at first."""
 
 NONE: Rows = np.empty(0, np.intp)
 NO_COSINES: Vector = np.empty(0, np.float32)
@@ -26,6 +27,11 @@ class Best:
         self._rows: Rows = NONE
         self._cosines: Vector = NO_COSINES
 
+    def meet_all(self, cosines: Vector) -> None:
+        """Meet all rows there are, one for each of `cosines`, and no others before or after."""
+        good = self._good(cosines)
+        self._rows, self._cosines = good, cosines[good]
+
     def add_run(self, start: int, cosines: Vector) -> None:
         """Meet the rows from `start` on, one for each of `cosines`."""
         good = self._good(cosines)
@@ -40,21 +46,22 @@ class Best:
 
     def pairs(self) -> list[tuple[int, float]]:
         """Rows with their cosines, best first."""
-        pairs = list(zip(self._rows.tolist(), self._cosines.tolist(), strict=True))
-        pairs.sort(key=lambda pair: -pair[1])
-        return pairs
+        cosines = self._cosines.tolist()
+        pairs = sorted(zip(cosines, self._rows.tolist(), strict=True), reverse=True)
+        # Rounding may carry the cosine of two unit vectors just past 1.
+        if pairs and (pairs[0][0] > 1.0 or pairs[-1][0] < -1.0):
+            return [(row, min(1.0, max(-1.0, cosine))) for cosine, row in pairs]
+        return [(row, cosine) for cosine, row in pairs]
 
     def _good(self, cosines: Vector) -> Rows:
         """The places of those that may belong to the best."""
         if self.floor > -np.inf:
             good = (cosines >= self.floor).nonzero()[0]
             return good[_top(cosines[good], self.k)] if len(good) > self.k else good
-        if len(cosines) <= self.k:
-            return np.arange(len(cosines))
-        if len(cosines) <= SAMPLED:
-            return _top(cosines, self.k)
+        if len(cosines) < 2 * self.k * GROUP:
+            return _top(cosines, self.k) if len(cosines) > self.k else np.arange(len(cosines))
         good = leading(cosines, self.k)
-        return good[_top(cosines[good], self.k)]
+        return good[_top(cosines[good], self.k)] if len(good) > self.k else good
 
     def _merge(self, rows: Rows, cosines: Vector) -> None:
         if len(self._rows):
@@ -84,17 +91,17 @@ def leading(values: Vector, wanted: int) -> Rows:
     """
     Where the `wanted` greatest of `values` are, ascending, and some others perhaps.
 
-    From a sample, since parting all of them takes longer than it took to compute them.
+    Parting all of them takes longer than it took to compute them. So they are looked at in
+    groups: as many groups as are wanted have a greatest value of no less than the one that
+    ranks so among the greatest values of groups, and nothing under that is wanted.
     """
-    sample = values[:: max(1, len(values) // SAMPLED)]
-    rank = max(2, wanted * len(sample) // len(values) + 1)
-    while rank < len(sample):
-        guess = np.partition(sample, len(sample) - rank)[len(sample) - rank]
-        rows: Rows = (values >= guess).nonzero()[0]
-        if len(rows) > 4 * wanted:
-            rows = rows[_top(values[rows], wanted)]
-            rows.sort()
-        if len(rows) >= wanted:
-            return rows
-        rank *= 4
-    return np.arange(len(values))
+    groups = len(values) // GROUP
+    if groups < 2 * wanted:
+        return np.arange(len(values)) if len(values) <= wanted else np.sort(_top(values, wanted))
+    greatest = np.maximum.reduce(values[: groups * GROUP].reshape(GROUP, groups), axis=0)
+    least = np.partition(greatest, groups - wanted)[groups - wanted]
+    rows: Rows = (values >= least).nonzero()[0]
+    if len(rows) > 4 * wanted:
+        rows = rows[_top(values[rows], wanted)]
+        rows.sort()
+    return rows

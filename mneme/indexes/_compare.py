@@ -29,7 +29,10 @@ MET = np.float32(np.nan)
 
 
 def compare_all(table: Table, count: int, vector: Vector, best: Best) -> None:
-    """Have `best` meet the first `count` rows."""
+    """Have `best`, which is new, meet the first `count` rows."""
+    if 0 < count <= BLOCK:
+        best.meet_all(table.run(0, count, vector))
+        return
     for start in range(0, count, BLOCK):
         best.add_run(start, table.run(start // BLOCK, count - start, vector))
 

@@ -211,8 +211,7 @@ class ExactIndex:
 
     def _named(self, best: Best) -> Found:
         name = self._body.names.of
-        # Rounding may carry the cosine of two unit vectors just past 1.
-        return [(name(row), min(1.0, max(-1.0, cosine))) for row, cosine in best.pairs()]
+        return [(name(row), cosine) for row, cosine in best.pairs()]
 
     # -- fitting ------------------------------------------------------------------------------
 

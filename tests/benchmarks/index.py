@@ -127,7 +127,7 @@ def differs(found: Sequence[tuple[Key, float]], best: float, at_least: float) ->
 def compared(index: ExactIndex, questions: Vector, k: int, at_least: float) -> float:
     """The mean share of rows that searches compare exactly, counted apart from the timing."""
     counts: list[int] = []
-    compare, compare_all = _compare._compare, exact.compare_all
+    compare, compare_all = _compare._compare_in, exact.compare_all
 
     def counting(*args: Any) -> int:
         counts.append(compare(*args))
@@ -138,7 +138,7 @@ def compared(index: ExactIndex, questions: Vector, k: int, at_least: float) -> f
         compare_all(*args)
 
     with (
-        mock.patch.object(_compare, "_compare", counting),
+        mock.patch.object(_compare, "_compare_in", counting),
         mock.patch.object(exact, "compare_all", counting_all),
     ):
         for question in questions:

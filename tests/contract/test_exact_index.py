@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mneme.indexes import ExactIndex
+from mneme.indexes._best import leading
 from mneme.indexes._compare import compare_all, compare_likely
 from mneme.indexes._fit import Past, fitted
 from mneme.indexes._sketch import BLOCK, Sketch
@@ -501,3 +502,19 @@ class TestFitting:
         assert found is not None
         assert found[0].depth == 8
         assert found[1] < 0.5
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    count=st.integers(1, 3_000),
+    wanted=st.integers(1, 40),
+    values=st.integers(1, 3_000),
+)
+def test_the_leading_ones(seed: int, count: int, wanted: int, values: int) -> None:
+    """They are among the rows that are given, which ascend; with ties any of the equal."""
+    few = np.random.default_rng(seed).integers(values, size=count).astype(np.float32)
+    rows = leading(few, wanted)
+    assert (np.diff(rows) > 0).all()
+    best = np.sort(few)[::-1][:wanted]
+    assert np.array_equal(np.sort(few[rows])[::-1][:wanted], best)
+    assert len(rows) <= 4 * wanted
