@@ -17,13 +17,19 @@ NO_COSINES: Vector = np.empty(0, np.float32)
 
 
 class Best:
-    """At most `k` rows with a cosine of ``floor``, which rises once there are so many."""
+    """
+    At most `k` rows with a cosine of `at_least`, best first.
 
-    def __init__(self, k: int, at_least: float) -> None:
+    Where the cosines met may be off by `slack`, all rows that may be among those are kept.
+    ``floor`` is the least that a cosine must be to matter; it rises once there are `k`.
+    """
+
+    def __init__(self, k: int, at_least: float, slack: float = 0.0) -> None:
         self.k = k
+        self._slack = slack
         # Rounding may carry the cosine of opposite vectors just past -1.
         self.has_floor = at_least > -1.0
-        self.floor = _at_least(at_least) if self.has_floor else -np.inf
+        self.floor = _at_least(at_least - slack) if self.has_floor else -np.inf
         self._rows: Rows = NONE
         self._cosines: Vector = NO_COSINES
 
@@ -45,7 +51,7 @@ class Best:
             self._merge(rows[good], cosines[good])
 
     def pairs(self) -> list[tuple[int, float]]:
-        """Rows with their cosines, best first."""
+        """Rows with their cosines, best first; more than `k` where they may be off."""
         cosines = self._cosines.tolist()
         pairs = sorted(zip(cosines, self._rows.tolist(), strict=True), reverse=True)
         # Rounding may carry the cosine of two unit vectors just past 1.
@@ -56,23 +62,38 @@ class Best:
     def _good(self, cosines: Vector) -> Rows:
         """The places of those that may belong to the best."""
         if self.floor > -np.inf:
-            good = (cosines >= self.floor).nonzero()[0]
-            return good[_top(cosines[good], self.k)] if len(good) > self.k else good
-        if len(cosines) < 2 * self.k * GROUP:
-            return _top(cosines, self.k) if len(cosines) > self.k else np.arange(len(cosines))
-        good = leading(cosines, self.k)
-        return good[_top(cosines[good], self.k)] if len(good) > self.k else good
+            good: Rows = (cosines >= self.floor).nonzero()[0]
+        elif len(cosines) < 2 * self.k * GROUP:
+            good = np.arange(len(cosines))
+        else:
+            good = leading(cosines, self.k)
+            if self._slack and len(good) >= self.k:
+                return (cosines >= self._closest(cosines[good])).nonzero()[0]
+        return good[self._kept(cosines[good])] if len(good) > self.k else good
 
     def _merge(self, rows: Rows, cosines: Vector) -> None:
         if len(self._rows):
             rows = np.concatenate([self._rows, rows])
             cosines = np.concatenate([self._cosines, cosines])
             if len(rows) > self.k:
-                best = _top(cosines, self.k)
+                best = self._kept(cosines)
                 rows, cosines = rows[best], cosines[best]
         self._rows, self._cosines = rows, cosines
-        if len(rows) == self.k:
+        if self._slack and len(rows) >= self.k:
+            self.floor = max(self.floor, self._closest(cosines))
+        elif len(rows) == self.k:
             self.floor = max(self.floor, float(np.minimum.reduce(cosines)))
+
+    def _kept(self, cosines: Vector) -> Rows:
+        """Of more than `k`, the places of the best; of those that may be among them."""
+        if self._slack:
+            return (cosines >= self._closest(cosines)).nonzero()[0]
+        return _top(cosines, self.k)
+
+    def _closest(self, cosines: Vector) -> float:
+        """What a cosine must be to be among the best, however far each of `cosines` is off."""
+        place = len(cosines) - self.k
+        return float(np.partition(cosines, place)[place]) - 2.0 * self._slack
 
 
 def _at_least(floor: float) -> float:

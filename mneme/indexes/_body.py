@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from mneme import _forks
 from mneme.indexes._names import Names
+from mneme.indexes._quantised import AnyTable
 from mneme.indexes._sketch import BLOCK, Sketch
-from mneme.indexes._table import Table
 from mneme.records import Key, Vector
 
 __all__ = ["Body"]
@@ -25,7 +25,7 @@ T = TypeVar("T")
 class Body:
     """Keys, rows, and the sketch of them if there is one."""
 
-    def __init__(self, table: Table, names: Names, sketch: Sketch | None = None) -> None:
+    def __init__(self, table: AnyTable, names: Names, sketch: Sketch | None = None) -> None:
         self.table = table
         self.names = names
         self.sketch = sketch

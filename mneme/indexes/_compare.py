@@ -6,8 +6,8 @@ import numpy as np
 
 from mneme.indexes._best import Best, leading
 from mneme.indexes._fit import cost
+from mneme.indexes._quantised import AnyTable
 from mneme.indexes._sketch import BLOCK, Asked, Rows, Sketch, segments
-from mneme.indexes._table import Table
 from mneme.records import Vector
 
 __all__ = ["compare_all", "compare_likely"]
@@ -28,7 +28,7 @@ MET = np.float32(np.nan)
 """The bound of a row that was compared already: no floor lets it through."""
 
 
-def compare_all(table: Table, count: int, vector: Vector, best: Best) -> None:
+def compare_all(table: AnyTable, count: int, vector: Vector, best: Best) -> None:
     """Have `best`, which is new, meet the first `count` rows."""
     if 0 < count <= BLOCK:
         best.meet_all(table.run(0, count, vector))
@@ -37,7 +37,9 @@ def compare_all(table: Table, count: int, vector: Vector, best: Best) -> None:
         best.add_run(start, table.run(start // BLOCK, count - start, vector))
 
 
-def compare_likely(sketch: Sketch, table: Table, count: int, vector: Vector, best: Best) -> float:
+def compare_likely(
+    sketch: Sketch, table: AnyTable, count: int, vector: Vector, best: Best
+) -> float:
     """
     Have `best` meet all rows of the first `count` that may belong to it; what that cost, as a
     share of comparing with all.
@@ -51,7 +53,7 @@ def compare_likely(sketch: Sketch, table: Table, count: int, vector: Vector, bes
 
 
 def _by_block(
-    sketch: Sketch, asked: Asked, table: Table, count: int, vector: Vector, best: Best
+    sketch: Sketch, asked: Asked, table: AnyTable, count: int, vector: Vector, best: Best
 ) -> tuple[int, int] | None:
     """
     One block after the other, while its bounds are in a cache; how many rows the first stage
@@ -78,7 +80,7 @@ def _by_block(
 
 
 def _by_rank(
-    sketch: Sketch, asked: Asked, table: Table, count: int, vector: Vector, best: Best
+    sketch: Sketch, asked: Asked, table: AnyTable, count: int, vector: Vector, best: Best
 ) -> tuple[int, int]:
     """The most promising first, whatever their block: for where a floor is still to be found."""
     bounds = sketch.bounds(asked, count)
@@ -106,7 +108,7 @@ def _from(rows: Rows, bounds: Vector, floor: float) -> tuple[Rows, Vector]:
     return rows[kept], bounds[kept]
 
 
-def _compare(table: Table, count: int, rows: Rows, vector: Vector, best: Best) -> int:
+def _compare(table: AnyTable, count: int, rows: Rows, vector: Vector, best: Best) -> int:
     """Have `best` meet `rows`, which ascend; how many rows were compared for that."""
     return sum(
         _compare_in(table, at, min(BLOCK, count - at * BLOCK), rows[part] % BLOCK, vector, best)
@@ -114,7 +116,9 @@ def _compare(table: Table, count: int, rows: Rows, vector: Vector, best: Best) -
     )
 
 
-def _compare_in(table: Table, at: int, size: int, inside: Rows, vector: Vector, best: Best) -> int:
+def _compare_in(
+    table: AnyTable, at: int, size: int, inside: Rows, vector: Vector, best: Best
+) -> int:
     """The same for rows of one block, which has `size`."""
     start = at * BLOCK
     if len(inside) > size // DENSE:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mneme.indexes._best import Best
+from mneme.indexes._quantised import AnyTable
 from mneme.indexes._sketch import BLOCK, Rows, Sketch
-from mneme.indexes._table import Table
 from mneme.records import Vector
 
 __all__ = ["AT_ONCE", "all_of_many", "likely_of_many"]
@@ -20,14 +20,14 @@ DENSE = 16
 """Where more than one in so many cosines may matter, all are computed."""
 
 
-def all_of_many(table: Table, count: int, vectors: Vector, bests: Sequence[Best]) -> None:
+def all_of_many(table: AnyTable, count: int, vectors: Vector, bests: Sequence[Best]) -> None:
     """Have each of `bests` meet the first `count` rows, for the vector of its place."""
     for start in range(0, count, BLOCK):
         _whole_block(table, start, count, vectors, bests)
 
 
 def likely_of_many(
-    sketch: Sketch, table: Table, count: int, vectors: Vector, bests: Sequence[Best]
+    sketch: Sketch, table: AnyTable, count: int, vectors: Vector, bests: Sequence[Best]
 ) -> None:
     """The same for rows that may belong to the best; each of `bests` has a floor."""
     first, second = sketch.ask_many(vectors)
@@ -48,7 +48,7 @@ def likely_of_many(
 
 
 def _meet(
-    table: Table, start: int, which: Rows, inside: Rows, vectors: Vector, bests: Sequence[Best]
+    table: AnyTable, start: int, which: Rows, inside: Rows, vectors: Vector, bests: Sequence[Best]
 ) -> None:
     """Compare pairs of a question and a row, those of one question together."""
     edges = which.searchsorted(np.arange(len(bests) + 1)).tolist()
@@ -59,7 +59,7 @@ def _meet(
 
 
 def _whole_block(
-    table: Table, start: int, count: int, vectors: Vector, bests: Sequence[Best]
+    table: AnyTable, start: int, count: int, vectors: Vector, bests: Sequence[Best]
 ) -> None:
     cosines = table.runs(start // BLOCK, count - start, vectors)
     for best, own in zip(bests, cosines, strict=True):

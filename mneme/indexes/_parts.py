@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mneme.indexes._names import KEY_BYTES, Packed
+from mneme.indexes._quantised import CODES, QuantisedTable
 from mneme.indexes._sketch import BLOCK, Sketch
+from mneme.indexes._table import Table
 from mneme.records import Vector
 
-__all__ = ["Parts", "SketchParts"]
+__all__ = ["Parts", "SketchParts", "sketch_parts", "table_of", "taken"]
+
+Array = TypeVar("Array", bound=npt.NDArray[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +41,25 @@ class Parts:
     """
     All that an `ExactIndex` of vectors of `dim` numbers is made of.
 
-    `keys` are uint8, shape ``(n, 16)``; `blocks` float32, ``(16384, dim)`` each, the last one
-    with what rows are left.
+    `keys` are uint8, shape ``(n, 16)``; `blocks` have 16,384 rows each, the last one what is
+    left. They are float32, or whole numbers with one of `scales` for each row and the `slack`
+    that their cosines may be off by.
     """
 
     dim: int
     keys: Packed
-    blocks: tuple[Vector, ...]
+    blocks: tuple[npt.NDArray[Any], ...]
     sketch: SketchParts | None = None
+    dtype: str = "float32"
+    scales: tuple[Vector, ...] = ()
+    slack: float = 0.0
 
     def __post_init__(self) -> None:
         sizes = [min(BLOCK, len(self.keys) - at) for at in range(0, len(self.keys), BLOCK)]
         _check("keys", [self.keys], [(len(self.keys), KEY_BYTES)], np.uint8)
-        _check("blocks", self.blocks, [(size, self.dim) for size in sizes])
+        codes = CODES.get(self.dtype, np.float32)
+        _check("blocks", self.blocks, [(size, self.dim) for size in sizes], codes)
+        _check("scales", self.scales, [(size,) for size in sizes if self.dtype in CODES])
         if (sketch := self.sketch) is not None:
             depth, first = len(sketch.directions), sketch.first
             width = depth - first + 2 if depth > first else 0
@@ -61,11 +71,11 @@ class Parts:
 def _check(
     name: str,
     arrays: Sequence[npt.NDArray[Any]],
-    shapes: list[tuple[int, int]],
+    shapes: Sequence[tuple[int, ...]],
     dtype: type[np.generic] = np.float32,
 ) -> None:
     found = [array.shape for array in arrays]
-    if found != shapes or any(array.dtype != dtype for array in arrays):
+    if found != list(shapes) or any(array.dtype != dtype for array in arrays):
         raise ValueError(
             f"{name} must be {dtype.__name__} of the shapes {shapes}, got "
             f"{[str(array.dtype) for array in arrays]} of {found}. No index was made. "
@@ -73,10 +83,17 @@ def _check(
         )
 
 
-def taken(blocks: Sequence[Vector], sizes: Sequence[int], *, copy: bool) -> tuple[Vector, ...]:
+def taken(blocks: Sequence[Array], sizes: Sequence[int], *, copy: bool) -> tuple[Array, ...]:
     """The first rows of each of `blocks`, as many as `sizes` say."""
     parts = (block[:size] for block, size in zip(blocks, sizes, strict=True))
-    return tuple(part.copy() if copy else part for part in parts)
+    return tuple(part.copy() if copy else part for part in parts)  # type: ignore[misc]
+
+
+def table_of(parts: Parts) -> Table | QuantisedTable:
+    """The rows of `parts`, on its arrays."""
+    if parts.dtype in CODES:
+        return QuantisedTable(parts.dim, parts.dtype, parts.blocks, parts.scales, parts.slack)
+    return Table(parts.dim, parts.blocks)
 
 
 def sketch_parts(sketch: Sketch, sizes: Sequence[int], *, copy: bool) -> SketchParts:

@@ -30,6 +30,9 @@ __all__ = ["BLOCK", "Asked", "Rows", "Sketch", "segments"]
 BLOCK = 16_384
 """Rows in one array; growing never copies a full one."""
 
+LONGEST = 1.3
+"""Rows that are kept in one byte a number may be that much longer than 1."""
+
 UNIT_ROUNDOFF = 2.0**-24
 """Of float32."""
 
@@ -59,7 +62,7 @@ class Sketch:
         self.depth = depth
         # Each coordinate is off by up to dim roundoffs (Higham, Accuracy and Stability of
         # Numerical Algorithms, 3.5), a vector of them by sqrt(depth) times that.
-        self.margin: float = (2.0 * depth**0.5 + 6.0) * (dim + 16) * UNIT_ROUNDOFF
+        self.margin: float = LONGEST * (2.0 * depth**0.5 + 6.0) * (dim + 16) * UNIT_ROUNDOFF
         self.heads: list[Vector] = []
         self.tails: list[Vector] = []
 

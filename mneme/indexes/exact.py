@@ -23,10 +23,12 @@ from mneme import _forks
 from mneme.indexes._best import Best
 from mneme.indexes._body import Body
 from mneme.indexes._compare import compare_all, compare_likely
+from mneme.indexes._decide import Exact, Found, decided
 from mneme.indexes._fit import LEAST, SAMPLE, fitted
 from mneme.indexes._many import AT_ONCE, all_of_many, likely_of_many
 from mneme.indexes._names import Names
-from mneme.indexes._parts import Parts, sketch_parts, taken
+from mneme.indexes._parts import Parts, sketch_parts, table_of, taken
+from mneme.indexes._quantised import CODES, QuantisedTable
 from mneme.indexes._sketch import BLOCK, Sketch
 from mneme.indexes._table import Table
 from mneme.indexes._watch import Watch
@@ -43,8 +45,9 @@ STEP = 2**25
 PAUSE_SECONDS = 0.0005
 """Between two steps of a fit; a lock that is let go of only to be taken again starves others."""
 
+DTYPES = ("float32", *CODES)
+
 Work = Callable[[], None]
-Found = list[tuple[Key, float]]
 
 
 def in_background(work: Work) -> None:
@@ -56,19 +59,48 @@ class ExactIndex:
     """
     The unit vectors of one partition, shape ``(dim,)`` each.
 
-    `start` is given the work of a fit and has it done, at once or later.
+    Args:
+        dtype: how they are kept: ``"float32"``; ``"float16"``, in half of the memory; or
+            ``"int8"``, in a quarter. A cosine is then off by no more than `slack`.
+        exact: for the last two, gives the float32 vectors of keys, None for those it has not.
+            The few rows that may be in an answer are then decided by these, so that the answer
+            is that of float32; without it they are decided by the cosine that may be off.
+        exact_floats: what a call of `exact` costs, as in `search_floats`.
+        start: is given the work of a fit and has it done, at once or later.
+
+    Raises:
+        ValueError: another dtype.
     """
 
-    def __init__(self, dim: int, *, start: Callable[[Work], object] = in_background) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        dtype: str = "float32",
+        exact: Exact | None = None,
+        exact_floats: int = 0,
+        start: Callable[[Work], object] = in_background,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}.")
         self._dim = dim
+        self.dtype = dtype
+        self._exact = exact
+        self._exact_floats = exact_floats
         self._start = start
-        self._body = Body(Table(dim), Names())
+        table = Table(dim) if dtype == "float32" else QuantisedTable(dim, dtype)
+        self._body = Body(table, Names())
         self._watch = Watch()
         self._fitting = _forks.lock(_forks.NEVER)
 
     @classmethod
     def from_parts(
-        cls, parts: Parts, *, start: Callable[[Work], object] = in_background
+        cls,
+        parts: Parts,
+        *,
+        exact: Exact | None = None,
+        exact_floats: int = 0,
+        start: Callable[[Work], object] = in_background,
     ) -> ExactIndex:
         """
         An index on arrays that `parts` gave, which may be mapped from a file; none is copied.
@@ -76,13 +108,15 @@ class ExactIndex:
         It searches at once. What is changed later is written into arrays that may be written
         to (a copy-on-write mapping), and into copies of others.
         """
-        index = cls(parts.dim, start=start)
+        index = cls(
+            parts.dim, dtype=parts.dtype, exact=exact, exact_floats=exact_floats, start=start
+        )
         sketch = None
         if (kept := parts.sketch) is not None:
             sketch = Sketch(kept.directions, kept.first)
             sketch.heads, sketch.tails = list(kept.heads), list(kept.tails)
             index._watch.adopted(len(parts.keys))
-        index._body = Body(Table(parts.dim, parts.blocks), Names(parts.keys), sketch)
+        index._body = Body(table_of(parts), Names(parts.keys), sketch)
         return index
 
     def parts(self, *, copy: bool = True) -> Parts:
@@ -98,11 +132,15 @@ class ExactIndex:
         with body.lock:
             count, sketch = len(body.names), body.sketch
             sizes = [min(BLOCK, count - at) for at in range(0, count, BLOCK)]
+            scales = body.table.scales if isinstance(body.table, QuantisedTable) else []
             return Parts(
                 self._dim,
                 body.names.packed(),
                 taken(body.table.blocks, sizes, copy=copy),
                 None if sketch is None else sketch_parts(sketch, sizes, copy=copy),
+                self.dtype,
+                taken(scales, sizes[: len(scales)], copy=copy),
+                body.table.slack,
             )
 
     def __len__(self) -> int:
@@ -115,6 +153,11 @@ class ExactIndex:
         return extra + self._body.table.memory_bytes
 
     @property
+    def slack(self) -> float:
+        """How far the cosine that a row is found by may be off; 0 for float32."""
+        return self._body.table.slack
+
+    @property
     def search_floats(self) -> int:
         """
         What a search costs, in numbers read by one matrix-vector product: all there are, or the
@@ -122,7 +165,7 @@ class ExactIndex:
         """
         share = 1.0 if self._body.sketch is None else self._watch.share
         count = len(self) * self._dim
-        return max(min(count, 1), int(count * share))
+        return max(min(count, 1), int(count * share)) + (self._exact_floats if count else 0)
 
     def add(self, key: Key, vector: Vector) -> None:
         self._body.add(key, vector)
@@ -136,7 +179,8 @@ class ExactIndex:
         """At most `k` keys with a cosine of `at_least`, best first; equal ones in any order."""
         body, names = self._body, self._body.names
         if len(names) < SKETCH_FROM and body.sketch is None:
-            return body.consistent(lambda: self._compared(vector, k, at_least))
+            found = body.consistent(lambda: self._compared(vector, k, at_least))
+            return self._decided(found, vector, k, at_least)
         watch = self._watch
         pace = watch.pace(at_least)
         uses_sketch = body.sketch is not None and not pace.compares_all()
@@ -146,6 +190,7 @@ class ExactIndex:
         else:
             found, share = body.consistent(lambda: self._compared(vector, k, at_least)), None
         took = time.perf_counter_ns() - began
+        found = self._decided(found, vector, k, at_least)
         pace.took(took / max(1, len(names)), sketched=uses_sketch)
         watch.saw(vector, _sufficient(found, k, at_least), share)
         self._look_after()
@@ -164,6 +209,10 @@ class ExactIndex:
         for start in range(0, len(vectors), AT_ONCE):
             some = vectors[start : start + AT_ONCE]
             found += self._body.consistent(partial(self._many, some, k, at_least))
+        found = [
+            self._decided(own, vector, k, at_least)
+            for vector, own in zip(vectors, found, strict=True)
+        ]
         if len(self) >= SKETCH_FROM:
             for vector, own in zip(vectors, found, strict=True):
                 self._watch.saw(vector, _sufficient(own, k, at_least))
@@ -186,7 +235,7 @@ class ExactIndex:
     def _compared(self, vector: Vector, k: int, at_least: float) -> Found:
         """By comparing with all."""
         # Rows are written before they are counted.
-        count, best = len(self._body.names), Best(k, at_least)
+        count, best = len(self._body.names), Best(k, at_least, self._body.table.slack)
         compare_all(self._body.table, count, vector, best)
         return self._named(best)
 
@@ -196,18 +245,27 @@ class ExactIndex:
         count, sketch = len(self._body.names), self._body.sketch
         if sketch is None or not count:
             return self._compared(vector, k, at_least), 1.0
-        best = Best(k, at_least)
+        best = Best(k, at_least, self._body.table.slack)
         share = compare_likely(sketch, self._body.table, count, vector, best)
         return self._named(best), share
 
     def _many(self, vectors: Vector, k: int, at_least: float) -> list[Found]:
         count, sketch = len(self._body.names), self._body.sketch
-        bests = [Best(k, at_least) for _ in vectors]
+        bests = [Best(k, at_least, self._body.table.slack) for _ in vectors]
         if sketch is None or not bests[0].has_floor or self._watch.floored.is_lossy:
             all_of_many(self._body.table, count, vectors, bests)
         else:
             likely_of_many(sketch, self._body.table, count, vectors, bests)
         return [self._named(best) for best in bests]
+
+    def _decided(self, found: Found, vector: Vector, k: int, at_least: float) -> Found:
+        """Of what was found by cosines that may be off, the answer."""
+        slack = self._body.table.slack
+        if not slack:
+            return found
+        if self._exact is None:
+            return [(key, cosine) for key, cosine in found[:k] if cosine >= at_least]
+        return decided(found, vector, k, at_least, slack, self._exact)
 
     def _named(self, best: Best) -> Found:
         name = self._body.names.of
