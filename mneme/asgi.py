@@ -42,7 +42,7 @@ from mneme._core.http.scope import (
     request_of,
     says_nothing,
 )
-from mneme._core.ports import LoopPort, _deadline
+from mneme._core.ports import LoopPort, deadline
 from mneme.cache import AnyCache
 from mneme.records import Hit
 
@@ -291,7 +291,7 @@ class _Teed:
         finally:
             # Not when the application returns: its background tasks may take long.
             if self._has_ended:
-                with _deadline(None, shield=True):
+                with deadline(None, shield=True):
                     await self._gateway.keep(self._port, recorded)
 
     async def _send_on(self, message: Message) -> None:

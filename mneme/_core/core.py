@@ -135,6 +135,12 @@ class Core(Keeper):
                 )
         return self.live.near(partition, vector, NEIGHBOURS, at_least)
 
+    def near_many(
+        self, partition: Partition, vectors: Vector, at_least: float
+    ) -> list[tuple[Candidate, ...]]:
+        """What `near` gives for each of `vectors`, shape ``(m, dim)``."""
+        return self.live.near_many(partition, vectors, NEIGHBOURS, at_least)
+
     def may_hold(self, ask: Ask) -> bool:
         """Whether there is anything that a search for `ask` could find."""
         return self.engine is not None or self.live.search_size(ask.partition) > 0

@@ -9,7 +9,7 @@ from mneme import _forks
 from mneme._core.freshness import freshness
 from mneme._core.ledger import Ledger, Record
 from mneme.records import Candidate, Entry, Identity, Key, Partition, Selection, Vector
-from mneme.types import Index, IndexFactory, Priced
+from mneme.types import Index, IndexFactory, Priced, SearchingMany
 
 __all__ = ["Live", "Plan"]
 
@@ -77,8 +77,23 @@ class Live:
             return ()
         if len(index) < MANY:
             at_least = -1.0
+        return self._candidates(partition, index.search(vector, k=k, at_least=at_least))
+
+    def near_many(
+        self, partition: Partition, vectors: Vector, k: int, at_least: float = -1.0
+    ) -> list[tuple[Candidate, ...]]:
+        """What `near` gives for each of `vectors`, shape ``(m, dim)``."""
+        index = self._indexes.get(partition)
+        if not isinstance(index, SearchingMany) or len(index) < MANY or len(vectors) == 1:
+            return [self.near(partition, vector, k, at_least) for vector in vectors]
+        found = index.search_many(vectors, k=k, at_least=at_least)
+        return [self._candidates(partition, pairs) for pairs in found]
+
+    def _candidates(
+        self, partition: Partition, pairs: Iterable[tuple[Key, float]]
+    ) -> tuple[Candidate, ...]:
         found = []
-        for key, similarity in index.search(vector, k=k, at_least=at_least):
+        for key, similarity in pairs:
             record = self._ledger.find(partition, key)
             if record is not None:
                 found.append(Candidate(record.entry, similarity))

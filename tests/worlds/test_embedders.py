@@ -29,7 +29,7 @@ from mneme import (
     to_async_embedder,
     to_sync_embedder,
 )
-from mneme._core import ports
+from mneme._core.ports import failing
 
 IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
 ON_EACH_LOOP = pytest.mark.parametrize("world", [w for w in WORLDS if w.is_async], ids=str)
@@ -285,7 +285,7 @@ def _let_go(release: Gate) -> None:
 
 def test_too_many_that_were_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Abandoned embedder calls are bounded: past the bound a lookup is a miss at once."""
-    monkeypatch.setattr(ports._late, "room", threading.BoundedSemaphore(2))
+    monkeypatch.setattr(failing._late, "room", threading.BoundedSemaphore(2))
     release, inside = Gate(), Count()
 
     class Stuck(Spy):

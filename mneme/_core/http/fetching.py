@@ -15,7 +15,7 @@ from typing import Any
 from mneme._core.http.gateway import Gateway
 from mneme._core.http.recorded import Recorded
 from mneme._core.http.relay import CutOff, Reader, Relay
-from mneme._core.ports import BlockingPort, LoopPort, Turnstile, _deadline, drive
+from mneme._core.ports import BlockingPort, LoopPort, Turnstile, deadline, drive
 
 __all__ = ["AsyncChunks", "AsyncFetching", "Chunks", "Fetching", "Stored"]
 
@@ -156,11 +156,11 @@ class AsyncFetching(_Fetching):
             async with self._turn.turn():
                 if not reader.has_news:
                     # A task that is cancelled here would break the answer off for all.
-                    with _deadline(None, shield=self.relay.has_others(reader)):
+                    with deadline(None, shield=self.relay.has_others(reader)):
                         await self._fetch()
 
     async def leave(self, reader: Reader) -> None:
-        with _deadline(None, shield=True):
+        with deadline(None, shield=True):
             if reader is self.leader and self._ends_here:
                 async with self._turn.turn():
                     await self._keep()
@@ -178,7 +178,7 @@ class AsyncFetching(_Fetching):
                 self._chunks = aiter(self.response)
             chunk = await anext(self._chunks)
         except StopAsyncIteration:
-            with _deadline(None, shield=True):
+            with deadline(None, shield=True):
                 await self._keep()
         except BaseException:
             self._cut()
