@@ -12,7 +12,15 @@ from typing import Any, BinaryIO, TypeAlias
 from mneme import checkpoint
 from mneme._core import flow
 from mneme._core.core import Core
-from mneme._core.face import Face, Pairs, asked_pairs, check_embedder, face_of, terms_of
+from mneme._core.face import (
+    Face,
+    Pairs,
+    VectorDtype,
+    asked_pairs,
+    check_embedder,
+    face_of,
+    terms_of,
+)
 from mneme._core.ports import (
     BlockingPort,
     LoopPort,
@@ -21,6 +29,7 @@ from mneme._core.ports import (
     in_worker_thread,
     task_crew,
 )
+from mneme._core.requantizing import requantize
 from mneme.records import Explanation, Hit, Label, Miss, Selection
 from mneme.types import AnyEmbedder, Store
 
@@ -200,6 +209,19 @@ class SemanticCache(Face):
     def compact(self) -> None:
         """Give the space of removed entries back to the disk."""
         self._core.compact()
+
+    def requantize(self, vector_dtype: VectorDtype) -> None:
+        """
+        Keep vectors in memory as `vector_dtype` from now on; lookups go on meanwhile.
+
+        The indexes are made anew from the store, which always keeps float32, one partition
+        after the other.
+
+        Raises:
+            ValueError: there is no such dtype; nothing was changed.
+            StoreBackendError: the store cannot be read; call it again when it can.
+        """
+        requantize(self._core, vector_dtype)
 
     def dumps(self, dest: str | os.PathLike[str] | BinaryIO) -> int:
         """
@@ -405,6 +427,10 @@ class AsyncSemanticCache(Face):
     async def compact(self) -> None:
         """See `SemanticCache.compact`."""
         await self._port.run(self._core.compact)
+
+    async def requantize(self, vector_dtype: VectorDtype) -> None:
+        """See `SemanticCache.requantize`."""
+        await self._port.run(requantize, self._core, vector_dtype)
 
     async def dumps(self, dest: str | os.PathLike[str] | BinaryIO) -> int:
         """See `SemanticCache.dumps`."""

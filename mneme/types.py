@@ -42,6 +42,7 @@ __all__ = [
     "SearchingMany",
     "Store",
     "Validator",
+    "VectorSource",
     "Verifier",
 ]
 
@@ -209,6 +210,15 @@ class Remembering(Protocol):
 
     def states(self) -> Mapping[str, bytes]:
         """The last state committed under each name."""
+        ...
+
+
+@runtime_checkable
+class VectorSource(Protocol):
+    """A store that gives single vectors back, quickly enough for a lookup to ask."""
+
+    def vectors(self, identities: Sequence[Identity], /) -> Sequence[Vector | None]:
+        """The float32 vector of each identity, in order; None: no entry, or one without."""
         ...
 
 

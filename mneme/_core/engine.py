@@ -53,7 +53,7 @@ class EngineCore(Core):
         self.engine = engine
         self.index_backend = "engine"
         self.quotas = dict(self.settings.namespace_quotas)
-        self.live = Live(Ledger(NEAR), self.dim, _no_index)
+        self.live = Live(Ledger(NEAR), self.dim, parts["indexing"])
         self._limited: set[str] = set()
         """Namespaces whose quota has changed: the next commit keeps it."""
         self._sizes: dict[str, int] = {}
@@ -309,7 +309,3 @@ class EngineCore(Core):
 
     def oldest_age(self) -> float | None:
         return None
-
-
-def _no_index(dim: int) -> Any:
-    raise AssertionError("what is kept near has no vectors")

@@ -17,9 +17,9 @@ from mneme._core.keys import normalize as normalize_prompt
 from mneme._core.manner import Manner, Mode, PolicyName
 from mneme._core.settings import SelfCheck, Settings, check_count
 from mneme._core.threshold import CalibratedThreshold, threshold_of
-from mneme.errors import IndexBackendUnavailableError, QuantizationError
+from mneme.errors import IndexBackendUnavailableError
 from mneme.guards import DEFAULT_GUARDS
-from mneme.indexes.exact import ExactIndex
+from mneme.indexes._making import Indexing
 from mneme.records import Health, Identity, Selection, Stats, Terms
 from mneme.stores.sqlite import SQLiteStore
 from mneme.types import (
@@ -35,9 +35,11 @@ from mneme.types import (
     Verifier,
 )
 
-__all__ = ["Face", "Pairs", "asked_pairs", "check_embedder", "face_of", "terms_of"]
+__all__ = ["Face", "Pairs", "VectorDtype", "asked_pairs", "check_embedder", "face_of", "terms_of"]
 
 F = TypeVar("F", bound="Face")
+
+VectorDtype: TypeAlias = Literal["float32", "float16", "int8"]
 
 
 def _normalizer(wanted: bool | Normalizer) -> Normalizer:
@@ -77,7 +79,7 @@ class Face:
         normalize: bool | Normalizer = True,
         index_backend: Literal["auto", "numpy", "hnsw"] = "auto",
         index_options: Mapping[str, Any] | None = None,
-        vector_dtype: Literal["float32"] = "float32",
+        vector_dtype: VectorDtype = "float32",
         stale_check_interval: float | timedelta = 0.0,
         max_query_bytes: int = 32_768,
         max_response_bytes: int = 4 * 1_048_576,
@@ -123,8 +125,11 @@ class Face:
             metrics_hook: ``(event, attributes)``, called in line; what it raises is logged.
             normalize: True: case, spacing and final punctuation do not matter to the exact
                 layer; False: every character does; or your own function.
-            index_backend, index_options, vector_dtype: how vectors are searched and kept; this
-                version has the exact numpy index and float32.
+            index_backend, index_options: how vectors are searched; this version has the exact
+                numpy index, which takes no options.
+            vector_dtype: how they are kept in memory: ``"float16"`` takes half of float32 and
+                ``"int8"`` a quarter; the few that may answer are decided by their float32
+                vectors, which the store keeps.
             stale_check_interval: seconds that another process's write may stay unseen;
                 0: look each time.
             max_query_bytes, max_response_bytes, max_metadata_bytes: limits, in UTF-8.
@@ -154,16 +159,6 @@ class Face:
             raise IndexBackendUnavailableError(
                 "this version of mneme has no hnsw index. Use index_backend='auto'."
             )
-        if index_options:
-            raise ValueError(
-                f"the numpy index takes no options, got {sorted(index_options)}. Leave them out."
-            )
-        if vector_dtype in ("float16", "int8"):
-            raise QuantizationError(
-                f"this version of mneme keeps no {vector_dtype} vectors. Use 'float32'."
-            )
-        if vector_dtype != "float32":
-            raise ValueError(f"vector_dtype must be 'float32', got {vector_dtype!r}.")
         check_embedder(embedder)
         threshold = threshold_of(similarity_threshold, embedder.fingerprint, embedder.dim)
         settings = Settings.checked(
@@ -199,14 +194,20 @@ class Face:
         )
         if store is None:
             store = SQLiteStore(path or "", durability=durability)
+        indexing = Indexing(store, index_backend, index_options or {}, vector_dtype)
         kind = EngineCore if isinstance(store, SearchableStore) else Core
+        if kind is EngineCore and (index_backend, vector_dtype) != ("auto", "float32"):
+            raise ValueError(
+                f"{store.description} searches by itself, in float32. Leave index_backend= and "
+                "vector_dtype= out."
+            )
         self._adopt(
             kind(
                 settings,
                 threshold=threshold,
                 store=store,
                 embedder=embedder,
-                index_factory=ExactIndex,
+                indexing=indexing,
                 index_backend="numpy",
             )
         )

@@ -25,7 +25,7 @@ from mneme._core.flights import Flights
 from mneme._core.judges import Judges
 from mneme._core.keys import Ask
 from mneme._core.ledger import Ledger
-from mneme._core.live import Live
+from mneme._core.live import Indexing, Live
 from mneme._core.settings import Settings
 from mneme._core.tally import Tally
 from mneme._core.threshold import Threshold, threshold_of
@@ -44,7 +44,7 @@ from mneme.records import (
     Selection,
     Terms,
 )
-from mneme.types import AnyEmbedder, Compactable, IndexFactory, Remembering, Searching, Store
+from mneme.types import AnyEmbedder, Compactable, Remembering, Searching, Store
 
 __all__ = ["CHUNK", "DEFAULT_NAMESPACE", "Keeper", "TaskCrew", "store_errors"]
 
@@ -84,7 +84,7 @@ class Keeper(_forks.Forked):
         threshold: Threshold,
         store: Store,
         embedder: AnyEmbedder,
-        index_factory: IndexFactory,
+        indexing: Indexing,
         index_backend: str,
     ) -> None:
         self.settings = settings
@@ -124,7 +124,7 @@ class Keeper(_forks.Forked):
         self.engine: Searching | None = None
         """Who answers what memory does not hold; None: memory holds everything."""
         ledger = Ledger(settings.max_entries, settings.namespace_quotas)
-        self.live = Live(ledger, self.dim, index_factory)
+        self.live = Live(ledger, self.dim, indexing)
         self._to_forget: deque[Selection] = deque()
         self._partitions: dict[str, Partition] = {}
         self._mark = 0

@@ -68,6 +68,10 @@ class Ledger:
         shelf = self._by_key.get(partition)
         return shelf.get(key) if shelf is not None else None
 
+    def keys(self, partition: Partition) -> list[Key]:
+        """A snapshot of the keys of `partition`."""
+        return list(self._by_key.get(partition, ()))
+
     def records(self) -> list[Record]:
         """A snapshot of all records, those that may have to go first ahead."""
         return list(self._live.values())

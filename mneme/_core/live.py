@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from mneme import _forks
 from mneme._core.freshness import freshness
 from mneme._core.ledger import Ledger, Record
 from mneme.records import Candidate, Entry, Identity, Key, Partition, Selection, Vector
-from mneme.types import Index, IndexFactory, Priced, SearchingMany
+from mneme.types import Index, Priced, SearchingMany
 
 __all__ = ["Live", "Plan"]
 
 MANY = 4_096
 """Entries from which a partition is large: others cost little to compare with as a whole."""
+
+
+CHUNK = 512
+"""Vectors that are read from the store at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,38 @@ class Plan:
         return tuple(identity for identity in gone if identity not in coming)
 
 
+Vectors = Callable[[Sequence[Identity]], Sequence[Vector | None]]
+"""Identities to the float32 vectors of their entries, in order."""
+
+
+class Indexing(Protocol):
+    """How vectors are searched and kept."""
+
+    @property
+    def vector_dtype(self) -> str: ...
+
+    def with_dtype(self, dtype: str, /) -> Indexing: ...
+
+    def make(self, dim: int, partition: Partition, /) -> Index:
+        """An empty index for the vectors of `partition`."""
+        ...
+
+
+class Coming:
+    """An index that is being made in place of another, and the keys it has heard of by itself."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.told: set[Key] = set()
+
+    def hear(self, key: Key, vector: Vector | None) -> None:
+        self.told.add(key)
+        if vector is None:
+            self.index.remove(key)
+        else:
+            self.index.add(key, vector)
+
+
 class Live:
     """
     What lookups see. Reading takes no lock; writing holds one for microseconds.
@@ -42,13 +79,14 @@ class Live:
     that finding an expired entry costs a lookup no write.
     """
 
-    def __init__(self, ledger: Ledger, dim: int, index_factory: IndexFactory) -> None:
+    def __init__(self, ledger: Ledger, dim: int, indexing: Indexing) -> None:
         self._ledger = ledger
         self.by_prompt = ledger.by_prompt
         self._dim = dim
-        self._index_factory = index_factory
+        self._indexing = indexing
         self._indexes: dict[Partition, Index] = {}
         self._priced: dict[Partition, Priced] = {}
+        self._coming: dict[Partition, Coming] = {}
         self._doomed: dict[Identity, Entry] = {}
         self._lock = _forks.lock(_forks.LIVE)
 
@@ -169,7 +207,7 @@ class Live:
             quotas = self._ledger.quotas
             self._ledger = Ledger(self._ledger.max_entries, quotas)
             self.by_prompt = self._ledger.by_prompt
-            self._indexes, self._priced = {}, {}
+            self._indexes, self._priced, self._coming = {}, {}, {}
             for entry in entries:
                 if freshness(now, entry.expires_at, entry.dies_at) == "expired":
                     if not self._is_doomed(entry):
@@ -189,6 +227,47 @@ class Live:
             self._ledger.set_quota(namespace, quota)
             return self._ledger.plan((), [namespace])[1]
 
+    # -- keeping vectors otherwise ---------------------------------------------------------------
+
+    @property
+    def vector_dtype(self) -> str:
+        return self._indexing.vector_dtype
+
+    def use_dtype(self, dtype: str) -> None:
+        """Keep the vectors of indexes that are made from now on as `dtype`."""
+        self._indexing = self._indexing.with_dtype(dtype)
+
+    def searched(self) -> list[Partition]:
+        """The partitions that have an index."""
+        return list(self._indexes)
+
+    def rebuild(self, partition: Partition, vectors: Vectors) -> None:
+        """Make the index of `partition` anew; lookups use the old one until that is done."""
+        with self._lock:
+            if partition not in self._indexes:
+                return
+            coming = self._coming[partition] = Coming(self._indexing.make(self._dim, partition))
+            keys = self._ledger.keys(partition)
+        for start in range(0, len(keys), CHUNK):
+            some = keys[start : start + CHUNK]
+            # The store is asked without the lock, so what it says may be of a moment ago.
+            found = vectors([(partition, key) for key in some])
+            with self._lock:
+                for key, vector in zip(some, found, strict=True):
+                    if vector is not None and key not in coming.told:
+                        coming.index.add(key, vector)
+        with self._lock:
+            if self._coming.get(partition) is coming:
+                del self._coming[partition]
+                if partition in self._indexes:
+                    self._use(partition, coming.index)
+
+    def _use(self, partition: Partition, index: Index) -> None:
+        self._indexes[partition] = index
+        self._priced.pop(partition, None)
+        if isinstance(index, Priced):
+            self._priced[partition] = index
+
     def _is_doomed(self, entry: Entry) -> bool:
         """Whether it is the very entry that memory has let go of, not one put since."""
         doomed = self._doomed.get(entry.identity)
@@ -198,12 +277,13 @@ class Live:
         index = self._indexes.get(entry.partition)
         if entry.vector is not None:
             if index is None:
-                index = self._indexes[entry.partition] = self._index_factory(self._dim)
-                if isinstance(index, Priced):
-                    self._priced[entry.partition] = index
+                index = self._indexing.make(self._dim, entry.partition)
+                self._use(entry.partition, index)
             index.add(entry.key, entry.vector)
         elif index is not None:
             index.remove(entry.key)
+        if (coming := self._coming.get(entry.partition)) is not None:
+            coming.hear(entry.key, entry.vector)
         # The index holds the vector from here on: kept twice it would be most of the memory.
         self._ledger.put(replace(entry, vector=None))
         # An older entry of this identity may have been doomed while this one was on its way.
@@ -212,6 +292,8 @@ class Live:
     def _forget(self, identity: Identity) -> Entry | None:
         partition, key = identity
         entry = self._ledger.remove(identity)
+        if (coming := self._coming.get(partition)) is not None:
+            coming.hear(key, None)
         if (index := self._indexes.get(partition)) is not None:
             index.remove(key)
             if not len(index):

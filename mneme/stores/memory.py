@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from mneme import _forks
 from mneme.errors import EmbedderMismatchError
-from mneme.records import Changes, Entry, Identity, Label
+from mneme.records import Changes, Entry, Identity, Label, Vector
 
 __all__ = ["MemoryStore"]
 
@@ -73,6 +73,10 @@ class MemoryStore:
             self._mark += 1
             self._commits.append(changes)
             return self._mark if changes.mark == before else changes.mark
+
+    def vectors(self, identities: Sequence[Identity], /) -> Sequence[Vector | None]:
+        found = map(self._entries.get, identities)
+        return [None if entry is None else entry.vector for entry in found]
 
     def mark(self) -> int:
         return self._mark

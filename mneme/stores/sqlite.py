@@ -17,10 +17,12 @@ import mmap
 import os
 import sqlite3
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from mneme import _forks
 from mneme.errors import (
@@ -30,7 +32,7 @@ from mneme.errors import (
     SchemaMigrationError,
     StoreBackendError,
 )
-from mneme.records import Changes, Entry, Key, Label, Partition
+from mneme.records import Changes, Entry, Identity, Key, Label, Partition, Vector
 from mneme.stores._group import GroupCommit
 from mneme.stores._rows import COLUMNS, entry_of, row_of
 from mneme.stores._standing import Standing
@@ -67,6 +69,9 @@ _SCHEMA = (
         created_at REAL NOT NULL, chance_right REAL)""",
     "CREATE TABLE states (name TEXT PRIMARY KEY, data BLOB NOT NULL)",
 )
+
+VECTORS_AT_ONCE = 400
+"""Old versions of SQLite take no more than 999 values in a statement."""
 
 _UPSERT = (
     f"INSERT OR REPLACE INTO entries ({', '.join(COLUMNS)}, seq) "
@@ -179,6 +184,24 @@ class SQLiteStore(_forks.Forked):
                     self.bad_rows += 1
                 else:
                     yield entry
+
+    def vectors(self, identities: Sequence[Identity], /) -> Sequence[Vector | None]:
+        self._flush()
+        found: dict[Identity, bytes] = {}
+        with self._errors(), self._lock:
+            for at in range(0, len(identities), VECTORS_AT_ONCE):
+                some = identities[at : at + VECTORS_AT_ONCE]
+                places = ", ".join(["(?, ?)"] * len(some))
+                rows = self._open_connection().execute(
+                    "SELECT partition, key, vector FROM entries "
+                    f"WHERE vector IS NOT NULL AND (partition, key) IN (VALUES {places})",
+                    [part for identity in some for part in identity],
+                )
+                found |= {(row[0], row[1]): row[2] for row in rows if len(row[2]) == 4 * self._dim}
+        return [
+            np.frombuffer(found[one], "<f4").astype(np.float32) if one in found else None
+            for one in identities
+        ]
 
     def commit(self, changes: Changes) -> int:
         if self._group is None:

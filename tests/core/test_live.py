@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mneme._core.ledger import Ledger
 from mneme._core.live import Live
 from mneme.indexes import ExactIndex
 from mneme.records import Key, Partition, Vector
 from mneme.testing import entry
+from mneme.types import Index
 
 
 class Bare:
@@ -42,13 +43,28 @@ class Cheap(Bare):
     search_floats = 3
 
 
+class Made:
+    """All indexes by one factory."""
+
+    vector_dtype = "float32"
+
+    def __init__(self, factory: Callable[[int], Index]) -> None:
+        self._factory = factory
+
+    def with_dtype(self, dtype: str, /) -> Made:
+        return self
+
+    def make(self, dim: int, partition: Partition, /) -> Index:
+        return self._factory(dim)
+
+
 def test_what_a_search_costs() -> None:
     """As the index says, or all its numbers; nothing where nothing is."""
     one = entry("q")
     assert one.vector is not None
     dim = len(one.vector)
     for factory, floats in ((Bare, dim), (Cheap, 3), (ExactIndex, dim)):
-        live = Live(Ledger(), dim, factory)
+        live = Live(Ledger(), dim, Made(factory))
         assert live.search_size(one.partition) == 0
         live.apply([one], [])
         assert live.search_size(one.partition) == floats

@@ -48,6 +48,7 @@ from mneme.types import (
     SearchingMany,
     Store,
     Validator,
+    VectorSource,
     Verifier,
 )
 
@@ -164,6 +165,7 @@ a_searchable_store: SearchableStore = Faraway()
 a_searching: Searching = Faraway()
 an_index: Index = Flat()
 many_at_once: SearchingMany = ExactIndex(8)
+sources: list[VectorSource] = [MemoryStore(), SQLiteStore("a.db")]
 priced: Priced = ExactIndex(8)
 indexes: list[IndexFactory] = [ExactIndex, lambda dim: Flat()]
 stores: list[Store] = [Nowhere(), MemoryStore(), SQLiteStore("a.db")]

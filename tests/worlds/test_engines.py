@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import pytest
 from support.embedders import cosine
 from support.engines_in_memory import MemoryEngine
 from support.scenes import Scene, everywhere
@@ -160,3 +161,10 @@ def test_what_was_fetched_before_a_change_is_not_kept_after_it() -> None:
         engine.fetch = slow  # type: ignore[method-assign]
         assert mine.get("q").response == "old"
         assert mine.get("q").response == "new"
+
+
+@pytest.mark.parametrize("wrong", [{"index_backend": "numpy"}, {"vector_dtype": "int8"}])
+def test_settings_of_an_index_are_refused(wrong: dict[str, Any]) -> None:
+    """Where the engine searches, there is no index to choose."""
+    with pytest.raises(ValueError, match="searches by itself"):
+        SemanticCache(store=MemoryEngine(), embedder=HashEmbedder(), **wrong)

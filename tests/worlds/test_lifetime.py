@@ -19,7 +19,6 @@ from mneme import (
     CacheClosedError,
     IndexBackendUnavailableError,
     MemoryStore,
-    QuantizationError,
     SemanticCache,
     SQLiteStore,
     semantic_cache,
@@ -228,12 +227,9 @@ def test_a_setting_that_makes_no_sense(
 
 @FACES
 def test_what_is_not_in_this_version(face: Any) -> None:
-    """Backends and dtypes that mneme knows and does not have are errors with names of their own."""
+    """A backend that mneme knows and does not have is an error with a name of its own."""
     with pytest.raises(IndexBackendUnavailableError, match="index_backend='auto'"):
         face(store=MemoryStore(), embedder=Spy(), index_backend="hnsw")
-    for dtype in ("float16", "int8"):
-        with pytest.raises(QuantizationError, match="float32"):
-            face(store=MemoryStore(), embedder=Spy(), vector_dtype=dtype)
 
 
 @FACES
