@@ -27,6 +27,7 @@ LEAST = 8
 """Rows from which there is anything to tell."""
 
 DEPTHS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 88, 96, 128, 160, 192, 256)
+DEEPEST = DEPTHS[-1]
 
 FIRST_STAGE, SECOND_STAGE, EXACT = 0.5, 2.5, 2.2
 """
@@ -67,16 +68,16 @@ def cost(dim: int, first: int, depth: int, kept: float, closer: float) -> float:
 
 
 def fitted(
-    sample: Vector, past: Sequence[Past], count: int, seed: int
+    sample: Vector, past: Sequence[Past], count: int, seed: int, deepest: int = DEEPEST
 ) -> tuple[Sketch, float] | None:
     """
     The empty sketch that suits `sample`, shape ``(m, dim)`` in any order, of `count` rows, and
     searches like `past`, and its expected cost as a share of comparing with all; None: none is
-    worth it.
+    worth it. It is no deeper than `deepest`.
     """
     dim = sample.shape[1]
     held_out, rest = sample[: len(sample) // 4], sample[len(sample) // 4 :]
-    directions = _main_directions(rest, min(DEPTHS[-1], dim), seed)
+    directions = _main_directions(rest, min(deepest, dim), seed)
     depths = [depth for depth in DEPTHS if depth <= len(directions)]
     kept = _shares(directions, held_out, _enough(past, held_out), depths)
     costs = {

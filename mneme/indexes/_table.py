@@ -13,7 +13,7 @@ from mneme.records import Vector
 
 __all__ = ["Table"]
 
-FIRST = 16
+FIRST = 4
 """Rows in the first block to begin with."""
 
 

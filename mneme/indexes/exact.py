@@ -24,7 +24,7 @@ from mneme.indexes._best import Best
 from mneme.indexes._body import Body
 from mneme.indexes._compare import compare_all, compare_likely
 from mneme.indexes._decide import Exact, Found, decided
-from mneme.indexes._fit import LEAST, SAMPLE, fitted
+from mneme.indexes._fit import DEEPEST, LEAST, SAMPLE, fitted
 from mneme.indexes._many import AT_ONCE, all_of_many, likely_of_many
 from mneme.indexes._names import Names
 from mneme.indexes._parts import Parts, sketch_parts, table_of, taken
@@ -295,8 +295,11 @@ class ExactIndex:
 
     def _fit(self) -> None:
         count, past = len(self), tuple(self._watch.past)
-        can_tell = past and count >= LEAST
-        plan = fitted(self._sample(count), past, count, seed=count) if can_tell else None
+        plan = None
+        if past and count >= LEAST:
+            # Who keeps vectors in less memory would not want more than that for a sketch.
+            deepest = self._dim if self.dtype == "float32" else self._dim // 4
+            plan = fitted(self._sample(count), past, count, count, min(deepest, DEEPEST))
         if plan is not None:
             self._adopt(plan[0])
         else:
