@@ -86,7 +86,7 @@ class Face:
         max_metadata_bytes: int = 65_536,
         embed_timeout: float | timedelta | None = None,
         store_timeout: float | timedelta | None = None,
-        durability: Literal["commit", "group"] = "commit",
+        durability: Literal["commit", "group"] = "group",
         require_namespace: bool = False,
         self_check: SelfCheck = True,
         clock: Callable[[], float] = time.time,
@@ -135,8 +135,8 @@ class Face:
             max_query_bytes, max_response_bytes, max_metadata_bytes: limits, in UTF-8.
             embed_timeout, store_timeout: seconds after which a lookup goes on without;
                 None: no deadline of the cache's own.
-            durability: of the file at `path`: ``"commit"`` returns from `put` when it is
-                committed, ``"group"`` at once, and commits many together within 50 ms.
+            durability: of the file at `path`: ``"group"`` returns from `put` at once, and
+                commits many together within 50 ms; ``"commit"`` returns when it is committed.
             require_namespace: refuse calls made outside any namespace.
             self_check: whether two unrelated sentences are embedded on opening, to warn where
                 the threshold would take them for one; ``"later"``: at the first semantic hit.
@@ -151,7 +151,7 @@ class Face:
         """
         if (path is None) == (store is None):
             raise ValueError("pass exactly one of path= (a SQLite file) and store=.")
-        if store is not None and durability != "commit":
+        if store is not None and durability != "group":
             raise ValueError("durability= belongs to path=; give it to the store you made.")
         if index_backend not in ("auto", "numpy", "hnsw"):
             raise ValueError(f"index_backend must be auto, numpy or hnsw, got {index_backend!r}.")

@@ -11,7 +11,8 @@ from typing import cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mneme.errors import CorruptCacheError, SchemaMigrationError, StoreBackendError
-from mneme.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteStore
+from mneme.stores._sqlite_schema import APPLICATION_ID, SCHEMA_VERSION
+from mneme.stores.sqlite import SQLiteStore
 from mneme.types import Owned, Store
 
 __all__ = ["is_url", "open_store", "owner_of", "owner_of_file", "without_passwords"]
@@ -116,7 +117,7 @@ def owner_of_file(path: Path) -> tuple[str, int] | None:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as reader:
             application = reader.execute("PRAGMA application_id").fetchone()[0]
             version = reader.execute("PRAGMA user_version").fetchone()[0]
-            known = application == APPLICATION_ID and version == SCHEMA_VERSION
+            known = application == APPLICATION_ID and 1 <= version <= SCHEMA_VERSION
             rows = reader.execute("SELECT name, value FROM meta").fetchall() if known else []
     except sqlite3.OperationalError as exc:
         raise StoreBackendError(
@@ -128,9 +129,9 @@ def owner_of_file(path: Path) -> tuple[str, int] | None:
         raise CorruptCacheError(
             f"{path} is not a mneme cache. The file was not touched. Use another path."
         )
-    if version != SCHEMA_VERSION:
+    if not 1 <= version <= SCHEMA_VERSION:
         raise SchemaMigrationError(
-            f"{path} has layout {version}, this version of mneme reads {SCHEMA_VERSION}. "
+            f"{path} has layout {version}, this version of mneme reads 1 to {SCHEMA_VERSION}. "
             "The file was not touched. Use the version of mneme-toolkit that wrote it."
         )
     meta = dict(rows)

@@ -6,29 +6,34 @@ import logging
 import threading
 import time
 import weakref
-from collections import Counter
+from collections import deque
 from collections.abc import Callable
 
 from mneme import _forks
 from mneme.errors import MnemeError
-from mneme.records import Changes, Entry, Identity, Label
+from mneme.records import Changes
+from mneme.stores._merge import merged
 
 __all__ = ["GroupCommit"]
 
 log = logging.getLogger("mneme")
 
-MAX_WAITING = 4_096
+MAX_WAITING = 1_024
 """Entries; a store that falls further behind makes its callers wait, as without grouping."""
+
+WRITTEN_AT_ONCE = 128
+"""Entries in one write, more only where one commit has more: some two milliseconds."""
 
 
 class GroupCommit:
     """
-    Collects changes and writes them in one go, at most `delay` seconds after the first.
+    Collects changes and writes them in groups, within `delay` seconds of when they came.
 
     A thread of its own writes; where it does not get its turn (a caller in a tight loop can
-    keep the interpreter lock to itself), the caller that finds it a whole delay late writes.
-    A write that fails is tried again with the next; what waits is kept until then, and `add`
-    raises what `write` raised once more waits than is sensible to keep.
+    keep the interpreter lock to itself), the caller that finds it a whole delay late, or too
+    much waiting, writes a group. One commit is never divided. A write that fails is tried
+    again with the next; what waits is kept until then, and `add` raises what `write` raised
+    once more waits than is sensible to keep.
     """
 
     def __init__(
@@ -40,12 +45,10 @@ class GroupCommit:
         self._write = write
         self._delay = delay
         self._clock = clock
-        self._first = clock()
-        self._puts: dict[Identity, Entry] = {}
-        self._removed: dict[Identity, None] = {}
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._labels: list[Label] = []
-        self._states: dict[str, bytes] = {}
+        self._waiting: deque[tuple[float, Changes]] = deque()
+        self._entries = 0
+        self._added = 0
+        self._written = 0
         self._lock = _forks.lock(_forks.GROUP)
         self._writing = _forks.lock(_forks.GROUP_WRITING)
         self._filled = threading.Event()
@@ -54,72 +57,53 @@ class GroupCommit:
 
     def add(self, changes: Changes) -> None:
         """Take `changes`; they are written within the delay, or now if too many wait."""
+        now = self._clock()
         with self._lock:
-            now = self._clock()
-            if self._is_empty():
-                self._first = now
-            for identity in changes.removed:
-                self._puts.pop(identity, None)
-                self._removed[identity] = None
-            for entry in changes.puts:
-                self._removed.pop(entry.identity, None)
-                self._puts[entry.identity] = entry
-            self._counts.update(changes.counts)
-            self._labels.extend(changes.labels)
-            self._states.update(changes.states)
-            waiting = len(self._puts) + len(self._removed)
+            self._waiting.append((now, changes))
+            self._added += 1
+            self._entries += _size(changes)
+            too_many = self._entries > MAX_WAITING
+            is_late = now - self._waiting[0][0] > 2 * self._delay
             if self._thread is None and not self._closed.is_set():
-                self._thread = threading.Thread(
-                    target=_keep_writing, args=(weakref.ref(self), self._filled, self._closed,
-                                                self._delay),
-                    name="mneme-group-commit", daemon=True,
-                )  # fmt: skip
-                self._thread.start()
-        self._filled.set()
-        if waiting > MAX_WAITING:
-            self.flush()
-        elif now - self._first > 2 * self._delay:
-            self.try_flush()
+                self._begin()
+        if not self._filled.is_set():
+            self._filled.set()
+        if too_many:
+            self._write_some()
+        elif is_late:
+            self._try(self._write_some)
 
     def try_flush(self) -> None:
         """Write what waits; a failure is logged, and what waits goes on waiting."""
-        try:
-            self.flush()
-        except MnemeError as exc:
-            log.warning("a group commit failed and will be tried again: %s", exc)
+        self._try(self.flush)
 
     def flush(self) -> None:
         """Write what waits, and return when it is written."""
-        with self._writing:
-            with self._lock:
-                self._filled.clear()
-                if self._is_empty():
-                    return
-                taken = Changes(
-                    tuple(self._puts.values()),
-                    tuple(self._removed),
-                    self._counts,
-                    labels=tuple(self._labels),
-                    states=self._states,
-                )
-                self._puts, self._removed, self._counts = {}, {}, Counter()
-                self._labels, self._states = [], {}
-            try:
-                self._write(taken)
-            except BaseException:
-                self._put_back(taken)
-                raise
+        self._filled.clear()
+        if self._closed.is_set():
+            # Its thread may not have seen it yet.
+            self._filled.set()
+        # What comes in meanwhile is not waited for.
+        until = self._added
+        while self._written < until:
+            self._write_some()
 
     def close(self) -> None:
         """Write what waits, and stop."""
         self._closed.set()
         self._filled.set()
-        self.flush()
+        try:
+            self.flush()
+        finally:
+            thread, self._thread = self._thread, None
+            if thread is not None and thread is not threading.current_thread():
+                thread.join()
 
     def in_child(self) -> None:
         """After a fork: what waits is the parent's to write, as its thread is the parent's."""
-        self._puts, self._removed, self._counts = {}, {}, Counter()
-        self._labels, self._states = [], {}
+        self._waiting.clear()
+        self._entries = 0
+        self._written = self._added
         # Made anew: an event has a lock of its own.
         was_closed = self._closed.is_set()
         self._filled, self._closed = threading.Event(), threading.Event()
@@ -127,19 +111,52 @@ class GroupCommit:
             self._closed.set()
         self._thread = None
 
-    def _is_empty(self) -> bool:
-        return not (self._puts or self._removed or self._counts or self._labels or self._states)
+    def _begin(self) -> None:
+        self._thread = threading.Thread(
+            target=_keep_writing,
+            args=(weakref.ref(self), self._filled, self._closed, self._delay),
+            name="mneme-group-commit",
+            daemon=True,
+        )
+        self._thread.start()
 
-    def _put_back(self, taken: Changes) -> None:
+    def _write_some(self) -> None:
+        with self._writing:
+            taken = self._take()
+            if not taken:
+                return
+            try:
+                self._write(merged(changes for _, changes in taken))
+            except BaseException:
+                # From now on, so that not every caller tries what has just failed.
+                now = self._clock()
+                with self._lock:
+                    self._waiting.extendleft((now, changes) for _, changes in reversed(taken))
+                    self._entries += sum(_size(changes) for _, changes in taken)
+                self._filled.set()
+                raise
+            self._written += len(taken)
+
+    def _take(self) -> list[tuple[float, Changes]]:
+        """What came first, until it is enough for one write."""
+        taken: list[tuple[float, Changes]] = []
+        size = 0
         with self._lock:
-            newer = set(self._puts) | set(self._removed)
-            self._puts = {e.identity: e for e in taken.puts if e.identity not in newer} | self._puts
-            self._removed = {i: None for i in taken.removed if i not in newer} | self._removed
-            self._counts.update(taken.counts)
-            self._labels = [*taken.labels, *self._labels]
-            self._states = {**taken.states, **self._states}
-            self._first = self._clock()
-        self._filled.set()
+            while self._waiting and size < WRITTEN_AT_ONCE:
+                taken.append(self._waiting.popleft())
+                size += _size(taken[-1][1])
+            self._entries -= size
+        return taken
+
+    def _try(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except MnemeError as exc:
+            log.warning("a group commit failed and will be tried again: %s", exc)
+
+
+def _size(changes: Changes) -> int:
+    return max(1, len(changes.puts) + len(changes.removed))
 
 
 def _keep_writing(

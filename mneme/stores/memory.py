@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from mneme import _forks
 from mneme.errors import EmbedderMismatchError
 from mneme.records import Changes, Entry, Identity, Label, Vector
+from mneme.stores._merge import merged
 
 __all__ = ["MemoryStore"]
 
@@ -58,6 +59,10 @@ class MemoryStore:
 
     def commit(self, changes: Changes) -> int:
         with self._lock:
+            if changes.cleared:
+                names = set(changes.cleared)
+                kept = {i: one for i, one in self._entries.items() if one.namespace not in names}
+                self._entries = kept
             for identity in changes.removed:
                 self._entries.pop(identity, None)
             for entry in changes.puts:
@@ -67,7 +72,7 @@ class MemoryStore:
             self._counts.update(changes.counts)
             self._labels.extend(changes.labels)
             self._states.update(changes.states)
-            if not changes.puts and not changes.removed:
+            if not (changes.puts or changes.removed or changes.cleared):
                 return changes.mark
             before = self._mark
             self._mark += 1
@@ -87,16 +92,8 @@ class MemoryStore:
             if missed < 0 or missed > len(self._commits):
                 return None
             later = list(self._commits)[len(self._commits) - missed :]
-            puts: dict[Identity, Entry] = {}
-            removed: dict[Identity, None] = {}
-            for changes in later:
-                for identity in changes.removed:
-                    puts.pop(identity, None)
-                    removed[identity] = None
-                for entry in changes.puts:
-                    removed.pop(entry.identity, None)
-                    puts[entry.identity] = entry
-            return Changes(tuple(puts.values()), tuple(removed), mark=self._mark)
+            since = merged(later)
+            return Changes(since.puts, since.removed, mark=self._mark, cleared=since.cleared)
 
     def counts(self) -> Mapping[tuple[str, str], int]:
         with self._lock:

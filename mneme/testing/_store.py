@@ -194,6 +194,52 @@ class StoreContract:
         store.close()
         other.close()
 
+    def test_a_cleared_namespace_is_empty(self, tmp_path: Any) -> None:
+        """All that was put into it before is gone for good; others stay, and it fills again."""
+        store = self._opened(tmp_path)
+        store.commit(Changes(puts=tuple(entry(f"{n}", namespace="a") for n in range(5))))
+        store.commit(Changes(puts=(entry("b", namespace="b"),)))
+        again = entry("3", "again", namespace="a")
+        gone = entry("b", namespace="b").identity
+        store.commit(Changes(puts=(again, entry("c")), removed=(gone,), cleared=("a", "no such")))
+        assert {(one.prompt, one.payload.data) for one in store.scan()} == {
+            ("3", "again"),
+            ("c", "a memory"),
+        }
+        store.commit(Changes(cleared=("a",)))
+        store = self._reopened(store, tmp_path)
+        assert [one.prompt for one in store.scan()] == ["c"]
+        store.commit(Changes(puts=(again,)))
+        assert {one.prompt for one in store.scan()} == {"3", "c"}
+        store.close()
+
+    def test_changes_since_a_mark_tell_what_was_cleared(self, tmp_path: Any) -> None:
+        """Following the changes comes to what a scan gives, whatever was cleared when."""
+        store = self._opened(tmp_path)
+        other = self._beside(store, tmp_path)
+        store.commit(Changes(puts=(entry("old", namespace="a"), entry("old"))))
+        live = {one.identity: one for one in store.scan()}
+        nothing = store.changes_since(store.mark())
+        assert nothing is not None and not nothing.cleared
+        steps = [
+            Changes(puts=(entry("lost", namespace="a"), entry("b", namespace="b"))),
+            Changes(cleared=("a",)),
+            Changes(puts=(entry("kept", namespace="a"),), cleared=("b",)),
+            Changes(removed=(entry("old").identity,), cleared=("b",)),
+        ]
+        for step in steps:
+            other.commit(step)
+        expected = {one.identity: one for one in other.scan()}
+        assert {one.prompt for one in expected.values()} == {"kept"}
+        changes = store.changes_since(nothing.mark)
+        if changes is not None:
+            live = {i: one for i, one in live.items() if one.namespace not in changes.cleared}
+            live = {i: one for i, one in live.items() if i not in changes.removed}
+            live |= {one.identity: one for one in changes.puts}
+            assert live.keys() == expected.keys()
+        store.close()
+        other.close()
+
     def test_an_unknown_mark_means_scan_again(self, tmp_path: Any) -> None:
         """A mark that the store cannot have given is answered by None."""
         store = self._opened(tmp_path)

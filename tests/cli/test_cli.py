@@ -53,7 +53,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     clock = ManualClock(time.time() - 2 * HOUR)
     with SemanticCache(path, embedder=HashEmbedder(), clock=clock) as cache:
         for number in range(30):
-            cache.put(f"old question {number}", "x" * 4_000, ttl=60.0)
+            cache.put(f"old question {number}", "x" * 20_000, ttl=60.0)
         cache.put("How do I pay?\x1b[31m", "a secret", tags=["billing", "[bold]"])
 
         @mneme.semantic_cache(cache=cache, ttl=60.0, stale_if_error=10 * HOUR)
@@ -73,7 +73,7 @@ def test_stats_counts_by_namespace(file: Path) -> None:
     found = told("stats", file)
     assert found["entries"] == 33
     assert found["embedder_fingerprint"] == HashEmbedder().fingerprint
-    assert (found["dim"], found["layout"], found["bad_rows"]) == (256, 1, 0)
+    assert (found["dim"], found["layout"], found["bad_rows"]) == (256, 2, 0)
     assert found["bytes"] >= file.stat().st_size
     assert 2 * HOUR <= found["oldest_entry_age_seconds"] < 3 * HOUR
     default, tenant = found["namespaces"]
@@ -156,7 +156,7 @@ def test_the_embedder_opens_the_file_as_before(file: Path) -> None:
 
 def test_a_file_in_use_is_read(file: Path) -> None:
     """An open cache goes on, and what it puts is seen."""
-    with SemanticCache(file, embedder=HashEmbedder()) as cache:
+    with SemanticCache(file, embedder=HashEmbedder(), durability="commit") as cache:
         cache.put("a new one", "yes")
         assert told("inspect", file, "--limit", 1)[0]["prompt"] == "a new one"
         told("vacuum", file)

@@ -17,7 +17,7 @@ class TestMemoryStore(StoreContract):
 
 class TestSQLiteStore(StoreContract):
     def make_store(self, place: Path) -> Store:
-        return SQLiteStore(place / "cache.db")
+        return SQLiteStore(place / "cache.db", durability="commit")
 
     def reopen(self, store: Store, place: Path) -> Store:
         return self.make_store(place)
@@ -30,21 +30,42 @@ class TestSQLiteStoreInGroups(TestSQLiteStore):
     def make_store(self, place: Path) -> Store:
         return SQLiteStore(place / "cache.db", durability="group")
 
-    def test_the_mark_tells_of_commits(self, tmp_path: Path) -> None:
-        """Its own commits, written a moment later, are nothing new to the one who made them."""
+    def test_its_own_commits_are_nothing_new(self, tmp_path: Path) -> None:
+        """What is written a moment later was told at once; others see it when it is written."""
         store = self._opened(tmp_path)
         other = SQLiteStore(tmp_path / "cache.db")
         other.claim(self.FINGERPRINT, self.DIM)
         before, others = store.mark(), other.mark()
-        assert store.commit(Changes(puts=(entry("mine"),), mark=before)) == before
+        told = store.commit(Changes(puts=(entry("mine"),), mark=before))
+        assert told == store.mark() != before
         assert [one.prompt for one in store.scan()] == ["mine"]
-        assert store.mark() == before
+        assert store.mark() == told
         assert other.mark() != others
         other.commit(Changes(puts=(entry("theirs"),)))
-        assert store.mark() != before
-        changes = store.changes_since(before)
+        list(other.scan())
+        assert store.mark() != told
+        changes = store.changes_since(told)
         assert changes is not None
         assert [one.prompt for one in changes.puts] == ["theirs"]
         assert changes.mark == store.mark()
         store.close()
         other.close()
+
+    def test_two_users_of_one_object_hear_of_each_other(self, tmp_path: Path) -> None:
+        """Each commit leaves the other one's mark behind, whether it is written yet or not."""
+        store = self._opened(tmp_path)
+        one = two = store.mark()
+        for n in range(3):
+            one = store.commit(Changes(puts=(entry(f"one {n}"),), mark=one))
+            assert one == store.mark() != two
+            changes = store.changes_since(two)
+            assert changes is not None
+            assert f"one {n}" in [put.prompt for put in changes.puts]
+            two = changes.mark
+            two = store.commit(Changes(puts=(entry(f"two {n}"),), mark=two))
+            assert two == store.mark() != one
+            changes = store.changes_since(one)
+            assert changes is not None
+            assert f"two {n}" in [put.prompt for put in changes.puts]
+            one = changes.mark
+        store.close()

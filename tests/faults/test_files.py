@@ -318,7 +318,7 @@ def test_a_file_that_may_not_be_written(shared_folder: Path) -> None:
 FULL = """
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 calls = []
-cache = SemanticCache(folder + "/cache.db", embedder=HashEmbedder(8))
+cache = SemanticCache(folder + "/cache.db", embedder=HashEmbedder(8), durability="commit")
 @semantic_cache(cache=cache)
 def ask(prompt):
     calls.append(prompt)

@@ -203,7 +203,7 @@ def test_a_fork_in_the_midst_of_a_commit(
         inside, leave = threading.Event(), threading.Event()
 
         def commit_slowly() -> None:
-            with store._lock, store._transaction():
+            with store._file.transaction():
                 inside.set()
                 assert leave.wait(PATIENCE)
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.remote import Remote
@@ -132,9 +133,10 @@ def test_a_writer_killed_inside_its_commit(when: str, tmp_path: Path) -> None:
             found = connection.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone()
         return int.from_bytes(mark.read_bytes(), sys.byteorder) != 2 * int(found[0])
 
-    with SemanticCache(path, embedder=HashEmbedder(8)) as survivor:
+    durability: Any = "commit"
+    with SemanticCache(path, embedder=HashEmbedder(8), durability=durability) as survivor:
         survivor.put("before", "A")
-        with Remote(path) as writer:
+        with Remote(path, durability=durability) as writer:
             assert writer.put("between", "B") is True
             assert survivor.get("between") is not None
             assert not is_ahead()
@@ -143,7 +145,7 @@ def test_a_writer_killed_inside_its_commit(when: str, tmp_path: Path) -> None:
         for _ in range(2):
             assert survivor.get("before") is not None
             assert (survivor.get("last words") is not None) is (when == "after")
-        with SemanticCache(path, embedder=HashEmbedder(8)) as newcomer:
+        with SemanticCache(path, embedder=HashEmbedder(8), durability=durability) as newcomer:
             assert not is_ahead()
             assert (newcomer.get("last words") is not None) is (when == "after")
             assert survivor.put("next", "C") is True

@@ -30,7 +30,7 @@ def _report(*options: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "options",
     [
-        [],
+        ["--settings", '{"durability": "commit"}'],
         # What a group has yet to commit, and what a reader does not look for each time.
         ["--settings", '{"durability": "group"}', "--interval", "2", "--seconds", "4"],
     ],

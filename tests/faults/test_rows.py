@@ -86,7 +86,7 @@ def test_a_bad_row_that_appears_while_the_cache_is_open(world: World, tmp_path: 
     _fill(path)
 
     def write_badly() -> None:
-        with SemanticCache(path, embedder=Spy()) as other:
+        with SemanticCache(path, embedder=Spy(), durability="commit") as other:
             other.put("bad", "B again", embedding=cosine(1.0))
             _edit(path, "UPDATE entries SET vector = x'00' WHERE prompt = 'bad'")
 

@@ -21,6 +21,7 @@ IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
 @everywhere()
 async def test_two_caches_see_each_other(s: Scene) -> None:
     """Puts, replacements, deletes, clears and tags of one show in the other's next lookup."""
+    s.durability = "commit"
     async with s.cache() as one, s.cache() as two:
         await one.put("q", "old", embedding=cosine(1.0), tags=["t"])
         assert (await two.get("q")).response == "old"
@@ -45,6 +46,7 @@ async def test_two_caches_see_each_other(s: Scene) -> None:
 @everywhere()
 async def test_a_delete_counts_what_another_has_put(s: Scene) -> None:
     """`delete`, `clear` and `vacuum` know what was put a moment ago, without a lookup between."""
+    s.durability = "commit"
     async with s.cache() as one, s.cache() as two:
         for count in (1, 0):
             if count:
@@ -61,6 +63,7 @@ async def test_a_delete_counts_what_another_has_put(s: Scene) -> None:
 @everywhere("sqlite")
 async def test_an_interval_between_looks(s: Scene) -> None:
     """With stale_check_interval another's write may stay unseen that long, and no longer."""
+    s.durability = "commit"
     async with s.cache(stale_check_interval=10) as one, s.cache() as two:
         await one.get("start the interval")
         await two.put("q", "r", embedding=cosine(1.0))
@@ -78,6 +81,7 @@ async def test_an_interval_between_looks(s: Scene) -> None:
 @everywhere()
 async def test_what_one_lets_expire_another_may_renew(s: Scene) -> None:
     """An entry that expired here and was put again there is not removed by this one's next put."""
+    s.durability = "commit"
     async with s.cache() as one, s.cache() as two:
         await one.put("q", "old", ttl=5)
         s.clock.advance(5.0)
@@ -97,6 +101,7 @@ async def test_what_was_cleared_does_not_come_back(s: Scene) -> None:
     async def ask(prompt: str) -> str:
         return "r"
 
+    s.durability = "commit"
     async with s.cache() as one, s.cache() as two:
         function = semantic_cache(cache=one.cache)(s.world.written(ask))
         await s.call(function, "q")
@@ -132,6 +137,7 @@ async def test_clearing_before_the_first_call(s: Scene) -> None:
 @everywhere()
 async def test_counters_of_several_caches_add_up(s: Scene) -> None:
     """Each adds what it counted; nothing is lost and nothing counted twice."""
+    s.durability = "commit"
     async with s.cache() as one, s.cache() as two:
         await one.put("q", "r")
         for cache in (one, two, two):
@@ -146,7 +152,7 @@ def test_many_caches_write_one_file(tmp_path: Path) -> None:
     from support.worlds import in_threads
 
     path = tmp_path / "cache.db"
-    caches = [SemanticCache(path, embedder=HashEmbedder(8)) for _ in range(4)]
+    caches = [SemanticCache(path, embedder=HashEmbedder(8), durability="commit") for _ in range(4)]
 
     def write(at: int) -> None:
         for n in range(20):
@@ -161,20 +167,22 @@ def test_many_caches_write_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("durability", ["commit", "group"])
-def test_two_processes_see_each_other(durability: str, tmp_path: Path) -> None:
+def test_two_processes_see_each_other(durability: Any, tmp_path: Path) -> None:
     """Another process's puts, deletes and clears show in the next lookup, both ways."""
     path = tmp_path / "cache.db"
     with (
-        SemanticCache(path, embedder=HashEmbedder(8)) as here,
+        SemanticCache(path, embedder=HashEmbedder(8), durability=durability) as here,
         Remote(path, durability=durability) as there,
     ):
 
         def settle() -> None:
-            # What is to be committed in a group is committed before anything is read.
+            # What is to be committed in a group is committed before the other reads.
             if durability == "group":
+                here.vacuum()
                 there.vacuum()
 
         here.put("q", "from here")
+        settle()
         assert there.get("q") == "from here"
         there.put("q", "from there")
         settle()
@@ -183,12 +191,14 @@ def test_two_processes_see_each_other(durability: str, tmp_path: Path) -> None:
         settle()
         assert here.get("p", namespace="n").response == "P"  # type: ignore[union-attr]
         assert here.clear_namespace("n") == 1
+        settle()
         assert there.get("p", namespace="n") is None
         there.delete("q")
         settle()
         assert here.get("q") is None
         for n in range(5):
             here.put(f"{n}", n)
+        settle()
         assert there.clear() == 5
         settle()
         assert here.get("3") is None
@@ -200,7 +210,7 @@ def test_a_writer_that_holds_the_file_too_long(tmp_path: Path) -> None:
     import sqlite3
 
     path = tmp_path / "cache.db"
-    store = SQLiteStore(path, busy_timeout=0.01)
+    store = SQLiteStore(path, busy_timeout=0.01, durability="commit")
     clock = ManualClock()
     with SemanticCache(store=store, embedder=HashEmbedder(8), clock=clock) as cache:
         cache.put("q", "r")

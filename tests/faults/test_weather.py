@@ -121,6 +121,7 @@ async def test_a_store_that_cannot_say_what_changed(s: Scene) -> None:
         calls.append(prompt)
         return len(calls)
 
+    s.durability = "commit"
     async with s.cache() as two, AsyncExitStack() as stack:
         store = _flaky(s)
         one = await stack.enter_async_context(s.cache())

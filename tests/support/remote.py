@@ -89,8 +89,8 @@ def _serve(path: str, settings: dict[str, Any]) -> None:
         method, args, kwargs = json.loads(line)
         try:
             if method == "die_in_commit":
-                store = cache._core.store
-                store._connection = _Dying(store._connection, *args)
+                file = cache._core.store._file
+                file.connection = _Dying(file.connection, *args)
                 cache.put("last words", "of a dying process")
             outcome = getattr(cache, method)(*args, **kwargs)
         except (MnemeError, ValueError) as exc:

@@ -63,6 +63,8 @@ class Scene:
         self._folder.mkdir(parents=True)
         self.path = self._folder / "cache.db" if kind == "sqlite" else None
         self.store = {"memory": MemoryStore, "engine": MemoryEngine, "sqlite": lambda: None}[kind]()
+        self.durability = "group"
+        """Of a file; with ``"commit"`` the other cache of a scenario sees at once what was put."""
 
     def note(self, name: str, outcome: Any) -> None:
         """Write down what must be equal in all worlds."""
@@ -78,6 +80,8 @@ class Scene:
         settings.setdefault("similarity_threshold", 0.8)
         # Scenarios reword by moving words around, which guards may find suspicious.
         settings.setdefault("guards", ())
+        if self.path is not None:
+            settings.setdefault("durability", self.durability)
         # Scenarios count what is embedded.
         settings.setdefault("self_check", False)
         return self.world.open(

@@ -31,7 +31,9 @@ ROUTES = {"/ask": json_field("prompt")}
 
 folder = Path(os.environ[FOLDER])
 # Open from the first line on: with --preload, before there are any workers.
-cache = SemanticCache(folder / "cache.db", embedder=HashEmbedder(8), self_check=False)
+cache = SemanticCache(
+    folder / "cache.db", embedder=HashEmbedder(8), self_check=False, durability="commit"
+)
 cache.put("preloaded by", os.getpid())
 
 

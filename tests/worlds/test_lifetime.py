@@ -102,6 +102,7 @@ async def test_a_decorated_function_of_a_closed_cache_says_so(s: Scene) -> None:
 @everywhere()
 async def test_a_cache_without_an_owner_works(s: Scene) -> None:
     """Without ``with`` all works as well, and what was put is in the store at once."""
+    s.durability = "commit"
     cache = s.make()
     assert await settled(cache.put("q", "r")) is True
     async with s.cache() as other:

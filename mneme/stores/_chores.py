@@ -1,0 +1,111 @@
+"""What a cache file needs done now and then, and no caller should wait for."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from contextlib import closing
+from typing import Any, Protocol
+
+from mneme import _forks
+from mneme.errors import MnemeError
+from mneme.records import Changes
+
+__all__ = ["Chores"]
+
+log = logging.getLogger("mneme")
+
+CHECKPOINT_EVERY = 1_000
+"""Entries; some megabytes of SQLite's log."""
+
+LONG_LOG = 4_096
+"""Pages of the log from which its end is copied while nobody may write, so that it restarts."""
+
+PAUSE = 0.005
+"""Seconds between two transactions: others that write get their turn."""
+
+
+class Kept(Protocol):
+    """The file, as far as chores need it."""
+
+    @property
+    def lock(self) -> Any: ...
+
+    def connect(self) -> sqlite3.Connection: ...
+
+    def sweep(self) -> bool: ...
+
+
+class Chores:
+    """
+    A thread that copies SQLite's log to the file, and removes rows of cleared namespaces.
+
+    It begins with the first work there is, and ends with `rest`. Both are only housekeeping:
+    what fails is tried again with the next commits, and what is not done by the end may wait
+    until the file is opened again.
+    """
+
+    def __init__(self, file: Kept) -> None:
+        self._file = file
+        self._written = 0
+        self._is_due = threading.Event()
+        self._rests = threading.Event()
+        self._thread: threading.Thread | None = None
+        # SQLite's connections must not reach a child: a fork waits until there is none.
+        self._copying = _forks.lock(_forks.GROUP)
+
+    def written(self, changes: Changes) -> None:
+        """Hear of a commit. The caller holds the lock of the file."""
+        self._written += 1 + len(changes.puts) + len(changes.removed)
+        if changes.cleared or self._written >= CHECKPOINT_EVERY:
+            self.begin()
+
+    def begin(self) -> None:
+        """See whether there is something to do, now. The caller holds the lock of the file."""
+        self._written = 0
+        self._is_due.set()
+        if self._thread is None:
+            self._rests.clear()
+            self._thread = threading.Thread(target=self._work, name="mneme-chores", daemon=True)
+            self._thread.start()
+
+    def rest(self) -> None:
+        """Stop, and return when nothing is being done any more."""
+        self._rests.set()
+        self._is_due.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def in_child(self) -> None:
+        """After a fork: the thread is the parent's."""
+        self._thread, self._written = None, 0
+        # Made anew: an event has a lock of its own.
+        self._is_due, self._rests = threading.Event(), threading.Event()
+
+    def _work(self) -> None:
+        while True:
+            self._is_due.wait()
+            self._is_due.clear()
+            if self._rests.is_set():
+                return
+            try:
+                self._do()
+            except (MnemeError, sqlite3.Error) as exc:
+                log.debug("will be done with the next commits: %s", exc)
+
+    def _do(self) -> None:
+        while self._file.sweep():
+            if self._rests.wait(PAUSE):
+                return
+        with self._copying, closing(self._file.connect()) as connection:
+            if _copy(connection) > LONG_LOG:
+                with self._file.lock:
+                    _copy(connection)
+
+
+def _copy(connection: sqlite3.Connection) -> int:
+    """Copy what the log holds to the file, as far as nobody reads it; the pages it had."""
+    row = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(row[1])

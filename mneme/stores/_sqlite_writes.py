@@ -1,0 +1,135 @@
+"""What a commit writes to a cache file, in as few steps of SQLite as there can be."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mneme.records import Changes
+from mneme.stores._rows import COLUMNS, row_of
+
+__all__ = ["LABEL_COLUMNS", "seq_of", "skip_to", "sweep", "write"]
+
+REMEMBERED_CHANGES = 1_000_000
+"""How far back others are told of removals; whoever missed more scans again."""
+
+KEPT_LABELS = 100_000
+
+LABEL_COLUMNS = "similarity, is_right, namespace, source, created_at, chance_right"
+
+_BATCHES = (128, 16, 1)
+"""
+Rows a statement. Between any two steps of SQLite a thread has to wait for the interpreter
+lock, up to 5 ms in a busy process: a row a step would make a commit take seconds.
+"""
+
+_PUT = f"INSERT OR REPLACE INTO entries (seq, {', '.join(COLUMNS)}) VALUES "
+_REMOVE = "DELETE FROM entries WHERE (partition, key) IN (VALUES {})"
+_REMOVED = "INSERT INTO removals VALUES "
+_COUNT = (
+    "INSERT INTO counts VALUES (?, ?, ?) "
+    "ON CONFLICT (namespace, name) DO UPDATE SET n = n + excluded.n"
+)
+
+
+def seq_of(connection: sqlite3.Connection) -> int:
+    """The number of the last change."""
+    row = connection.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def skip_to(connection: sqlite3.Connection, seq: int) -> None:
+    """Go on counting from `seq`; whoever knows of less scans again."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+        [("seq", str(seq)), ("removals_from", str(seq))],
+    )
+
+
+def write(connection: sqlite3.Connection, changes: Changes, seq: int) -> int:
+    """Write `changes` in the transaction that is open; `seq`, or the last of their numbers."""
+    if changes.counts:
+        counts = [(space, name, n) for (space, name), n in changes.counts.items()]
+        connection.executemany(_COUNT, counts)
+    if changes.labels or changes.states:
+        _remember(connection, changes)
+    before = seq
+    if changes.cleared:
+        clears = [(name, at) for at, name in enumerate(changes.cleared, seq + 1)]
+        connection.executemany("INSERT OR REPLACE INTO clears VALUES (?, ?, 0)", clears)
+        seq += len(clears)
+    if changes.removed:
+        _in_batches(connection, _REMOVE, changes.removed)
+        gone = [(at, *identity) for at, identity in enumerate(changes.removed, seq + 1)]
+        _in_batches(connection, _REMOVED + "{}", gone)
+        seq += len(gone)
+    if changes.puts:
+        rows = [(at, *row_of(entry)) for at, entry in enumerate(changes.puts, seq + 1)]
+        _in_batches(connection, _PUT + "{}", rows)
+        seq += len(rows)
+    if seq > before:
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('seq', ?)", (str(seq),))
+        if seq // 1_000 > before // 1_000:
+            _forget_old(connection, seq - REMEMBERED_CHANGES)
+    return seq
+
+
+def sweep(connection: sqlite3.Connection, limit: int) -> bool:
+    """Remove at most `limit` rows of a cleared namespace; whether more may be left."""
+    row = connection.execute(
+        "SELECT namespace, seq FROM clears WHERE NOT is_swept ORDER BY seq LIMIT 1"
+    ).fetchone()
+    if row is None:
+        return False
+    removed = connection.execute(
+        "DELETE FROM entries WHERE seq IN "
+        "(SELECT seq FROM entries WHERE namespace = ? AND seq < ? LIMIT ?)",
+        (*row, limit),
+    ).rowcount
+    if removed < limit:
+        connection.execute("UPDATE clears SET is_swept = 1 WHERE namespace = ?", row[:1])
+    return True
+
+
+def _in_batches(
+    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]
+) -> None:
+    at, one = 0, f"({', '.join('?' * len(rows[0]))})"
+    for size in _BATCHES:
+        # The same few texts each time, which the driver keeps prepared.
+        text = statement.format(", ".join([one] * size))
+        while len(rows) - at >= size:
+            connection.execute(text, _flat(rows[at : at + size]))
+            at += size
+
+
+def _flat(rows: Iterable[tuple[Any, ...]]) -> list[Any]:
+    return [value for row in rows for value in row]
+
+
+def _forget_old(connection: sqlite3.Connection, horizon: int) -> None:
+    if horizon <= 0:
+        return
+    connection.execute("DELETE FROM removals WHERE seq <= ?", (horizon,))
+    connection.execute("DELETE FROM clears WHERE seq <= ? AND is_swept", (horizon,))
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('removals_from', ?)", (str(horizon),))
+
+
+def _remember(connection: sqlite3.Connection, changes: Changes) -> None:
+    """Keep labels, the newest so many, and states."""
+    if changes.labels:
+        rows = [
+            (one.similarity, one.right, one.namespace, one.source, one.created_at, one.chance_right)
+            for one in changes.labels
+        ]
+        connection.executemany(
+            f"INSERT INTO labels ({LABEL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows
+        )
+        connection.execute(
+            "DELETE FROM labels WHERE id <= (SELECT max(id) FROM labels) - ?", (KEPT_LABELS,)
+        )
+    if changes.states:
+        connection.executemany(
+            "INSERT OR REPLACE INTO states VALUES (?, ?)", list(changes.states.items())
+        )
