@@ -94,7 +94,8 @@ class Pool:
         url: as libpq understands it.
         timeout: seconds for connecting, for one statement, and for a free connection.
         prepare: called with each new connection; what it raises passes through.
-        explain: the driver's error as the one to raise.
+        name: what messages call it.
+        password: left out of messages.
     """
 
     def __init__(
@@ -104,12 +105,14 @@ class Pool:
         size: int,
         timeout: float,
         prepare: Callable[[Connection], None],
-        explain: Callable[[BaseException], StoreBackendError],
+        name: str,
+        password: str,
     ) -> None:
         self._url = url
         self._timeout = timeout
         self._prepare = prepare
-        self._explain = explain
+        self._name = name
+        self._password = password
         self._free = threading.BoundedSemaphore(size)
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
@@ -164,7 +167,7 @@ class Pool:
     def _take(self) -> tuple[Connection, bool]:
         with self._lock:
             if self._closed:
-                raise StoreBackendError("this store is closed. Make a new one.")
+                raise StoreBackendError(f"{self._name}: this store is closed. Make a new one.")
             if self._idle:
                 return self._idle.pop(), True
         connection = Connection.connect(
@@ -203,7 +206,14 @@ class Pool:
         try:
             yield
         except (psycopg.Error, OSError) as exc:
-            raise self._explain(exc) from exc
+            text = " ".join(str(exc).split())
+            if self._password:
+                text = text.replace(self._password, "***")
+            raise StoreBackendError(
+                f"{self._name} cannot be used: {text}. Nothing is known to have been changed. "
+                "Check that the server runs, that it can be reached from here, the user's "
+                "password and rights, and timeout=."
+            ) from exc
 
 
 def _close_all(connections: list[Connection]) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 __all__ = [
     "ADD_LABEL", "CHANGED", "COPY_ENTRIES", "COPY_VECTORS", "COUNT", "EXTENSION", "FETCH", "FORGET",
-    "HNSW", "LABEL", "NEAR", "NEAREST", "NOTE_CLEARED", "REMOVED", "RESIZE", "SCAN", "SET_STATE",
-    "SIZE", "TABLES", "USE", "WITHIN",
+    "HNSW", "LABEL", "LOCK", "NEAR", "NEAREST", "NOTE_CLEARED", "REMOVED", "RESIZE", "SCAN",
+    "SET_STATE", "SIZE", "TABLES", "USE", "WITHIN",
 ]  # fmt: skip
 
 TABLES = """
@@ -105,6 +105,8 @@ SELECT namespace, count(*) FROM gone GROUP BY namespace
 """Removes entries and their vectors; how many went from each namespace."""
 
 NOTE_CLEARED = "INSERT INTO removals (seq, cleared) SELECT %(seq)s, unnest(%(spaces)s::bytea[])"
+
+LOCK = "SELECT seq, fingerprint, dim FROM cache FOR UPDATE"
 
 USE = f"UPDATE entries SET used_at = nextval('ticks') WHERE {WITHIN}"
 

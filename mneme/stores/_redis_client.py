@@ -50,7 +50,8 @@ class Client:
         url: ``redis://``, ``rediss://`` or ``unix://``.
         timeout: seconds for connecting, for an answer, and for a free connection.
         size: how many connections at most (to each node of a cluster).
-        explain: the driver's error as the one to raise.
+        name: what messages call it.
+        password: left out of messages.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class Client:
         *,
         timeout: float,
         size: int,
-        explain: Callable[[BaseException], StoreBackendError],
+        name: str,
+        password: str,
     ) -> None:
         self._url = url
         self._timeout = timeout
         self._size = size
-        self._explain = explain
+        self._name = name
+        self._password = password
         self._lock = threading.Lock()
         self._made: dict[float, Any] = {}
         self._scripts: dict[tuple[float, str], Any] = {}
@@ -88,6 +91,20 @@ class Client:
                     raise
                 return work(client)
 
+    def knows(self, *command: Any) -> bool:
+        """Whether the server has the command; it is tried."""
+
+        def work(client: Any) -> bool:
+            try:
+                client.execute_command(*command)
+            except redis.ResponseError as exc:
+                if "unknown command" not in str(exc):
+                    raise
+                return False
+            return True
+
+        return self.run(work)
+
     def script(
         self,
         text: str,
@@ -110,7 +127,7 @@ class Client:
     def _client(self, patience: float) -> Any:
         with self._lock:
             if self._closed:
-                raise StoreBackendError("this store is closed. Make a new one.")
+                raise StoreBackendError(f"{self._name}: this store is closed. Make a new one.")
             client = self._made.get(patience)
         if client is None:
             made = self._connect(self._timeout * patience)
@@ -155,4 +172,11 @@ class Client:
         try:
             yield
         except (redis.RedisError, OSError) as exc:
-            raise self._explain(exc) from exc
+            text = " ".join(str(exc).split())
+            if self._password:
+                text = text.replace(self._password, "***")
+            raise StoreBackendError(
+                f"{self._name} cannot be used: {text}. Nothing is known to have been changed. "
+                "Check that the server runs, that it can be reached from here, the user's "
+                "password and rights, its memory, and timeout=."
+            ) from exc

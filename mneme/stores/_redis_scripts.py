@@ -22,7 +22,18 @@ everywhere can be found although the entry itself was expired by Redis.
 
 from __future__ import annotations
 
-__all__ = ["CHANGES", "CLAIM", "COMMIT", "FETCH", "FIELDS", "LOOK", "REMOVE", "SCAN", "TRIM"]
+__all__ = [
+    "CHANGES",
+    "CLAIM",
+    "COMMIT",
+    "FETCH",
+    "FIELDS",
+    "LOOK",
+    "RELIEVE",
+    "REMOVE",
+    "SCAN",
+    "TRIM",
+]
 
 FIELDS = (
     "namespace", "prompt", "kind", "payload", "metadata", "tags",
@@ -34,18 +45,17 @@ REMEMBERED_REMOVALS = 10_000
 
 KEPT_LABELS = 100_000
 
-_COMMON = f"""
+_COMMON = """
 local T = KEYS[1]:sub(1, -6)
 local call = redis.call
 local at = 0
 local function take() at = at + 1; return ARGV[at] end
 local function many() return tonumber(take()) end
-local function vectors(identity)
-    return T .. 'v' .. call('HGET', KEYS[1], 'dim') .. ':' .. identity:sub(1, 16)
-end
+local dim = take()
+local function vectors(identity) return T .. 'v' .. dim .. ':' .. identity:sub(1, 16) end
 local function remember(set, name)
     call('ZADD', T .. set, call('HINCRBY', KEYS[1], 'seq', 1), name)
-    local surplus = call('ZCARD', T .. set) - {REMEMBERED_REMOVALS}
+    local surplus = call('ZCARD', T .. set) - REMEMBERED_REMOVALS
     if surplus > 100 then
         local last = call('ZRANGE', T .. set, surplus - 1, surplus - 1, 'WITHSCORES')
         local from = tonumber(call('HGET', KEYS[1], 'removals_from') or 0)
@@ -60,16 +70,23 @@ local function drop(member)
     local identity, space = member:sub(1, 32), member:sub(33)
     call('UNLINK', T .. 'e:' .. identity)
     call('VREM', vectors(identity), identity:sub(17))
-    for _, set in ipairs({{'uses', 'uses:' .. space, 'deaths'}}) do
+    for _, set in ipairs({'uses', 'uses:' .. space, 'deaths'}) do
         call('ZREM', T .. set, member)
     end
     if call('ZREM', T .. 'commits', member) == 1 then resize(space, -1) end
     remember('removals', identity)
 end
-"""
-# KEYS[1] is T .. 'cache'.
+""".replace("REMEMBERED_REMOVALS", str(REMEMBERED_REMOVALS))
+# KEYS[1] is T .. 'cache', ARGV[1] the dimension.
 
-CLAIM = """
+# The first line lets a full server refuse a script before it has begun: a commit is whole or not.
+_WRITES = "#!lua\n"
+_FREES = "#!lua flags=allow-oom\n"
+_READS = "#!lua flags=no-writes\n"
+
+CLAIM = (
+    _WRITES
+    + """
 local version, fingerprint, dim = ARGV[1], ARGV[2], ARGV[3]
 local is = redis.call('HMGET', KEYS[1], 'version', 'fingerprint', 'dim')
 if is[1] and is[1] ~= version then return {'version', is[1]} end
@@ -80,23 +97,24 @@ end
 redis.call('HSET', KEYS[1], 'version', version, 'fingerprint', fingerprint, 'dim', dim)
 return {'claimed'}
 """
+)
 """ARGV: version, fingerprint, dim. What is in the way: its kind and what it is."""
 
-COMMIT = (
+_APPLY = (
     _COMMON
-    + f"""
+    + """
 local function clear(space)
-    local partitions = {{}}
+    local partitions = {}
     while true do
         local members = call('ZRANGE', T .. 'uses:' .. space, 0, 999)
         if #members == 0 then break end
-        local names = {{}}
+        local names = {}
         for i, member in ipairs(members) do
             names[i] = T .. 'e:' .. member:sub(1, 32)
             partitions[vectors(member)] = true
         end
         call('UNLINK', unpack(names))
-        for _, set in ipairs({{'commits', 'uses', 'uses:' .. space, 'deaths'}}) do
+        for _, set in ipairs({'commits', 'uses', 'uses:' .. space, 'deaths'}) do
             call('ZREM', T .. set, unpack(members))
         end
     end
@@ -142,6 +160,13 @@ local function use(identity)
     call('ZADD', T .. 'uses:' .. space, 'XX', tick, identity .. space)
 end
 
+local is, wanted = call('HMGET', KEYS[1], 'version', 'fingerprint', 'dim'), {take(), take(), dim}
+if not is[1] then
+    -- The server has lost or was told to forget everything.
+    call('HSET', KEYS[1], 'version', wanted[1], 'fingerprint', wanted[2], 'dim', wanted[3])
+elseif is[2] ~= wanted[2] or is[3] ~= wanted[3] then
+    return {'embedder', is[2], is[3]}
+end
 local before = tonumber(call('HGET', KEYS[1], 'seq') or 0)
 for _ = 1, many() do clear(take()) end
 for _ = 1, many() do
@@ -151,27 +176,34 @@ for _ = 1, many() do
 end
 for _ = 1, many() do
     local identity, space, dead, lifetime, vector = take(), take(), take(), take(), take()
-    local fields = {{}}
+    local fields = {}
     for i = 1, many() do fields[i] = take() end
     put(identity, space, dead, lifetime, vector, fields)
 end
 for _ = 1, many() do use(take()) end
 for _ = 1, many() do call('HINCRBY', T .. 'counts', take(), take()) end
 for _ = 1, many() do call('RPUSH', T .. 'labels', take()) end
-call('LTRIM', T .. 'labels', -{KEPT_LABELS}, -1)
+call('LTRIM', T .. 'labels', -KEPT_LABELS, -1)
 for _ = 1, many() do call('HSET', T .. 'states', take(), take()) end
-return {{before, tonumber(call('HGET', KEYS[1], 'seq') or 0)}}
-"""
+return {before, tonumber(call('HGET', KEYS[1], 'seq') or 0)}
+""".replace("KEPT_LABELS", str(KEPT_LABELS))
 )
+
+COMMIT = _WRITES + _APPLY
 """
-ARGV: seven lists, each after its length: namespaces to clear, identities to remove, entries to
-put, identities used, counts (name, n), labels, states (name, data). Gives ``seq`` before, after.
+ARGV: dimension, version, fingerprint; then seven lists, each after its length: namespaces to
+clear, identities to remove, entries to put, identities used, counts (name, n), labels, states
+(name, data). Gives ``seq`` before and after, or the embedder that has taken the place.
 """
 
+RELIEVE = _FREES + _APPLY
+"""As `COMMIT`, for changes that put nothing: a full server must take those."""
+
 TRIM = (
-    _COMMON
+    _FREES
+    + _COMMON
     + """
-local set, limit, at_once = T .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local set, limit, at_once = T .. take(), many(), many()
 local surplus = math.min(at_once, call('ZCARD', set) - limit)
 if surplus <= 0 then return 0 end
 local members = call('ZRANGE', set, 0, surplus - 1)
@@ -179,10 +211,11 @@ for _, member in ipairs(members) do drop(member) end
 return #members
 """
 )
-"""ARGV: the set, how many may stay, how many may go at once. How many went."""
+"""ARGV: dimension, the set, how many may stay, how many may go at once. How many went."""
 
 REMOVE = (
-    _COMMON
+    _FREES
+    + _COMMON
     + """
 local gone = 0
 while at < #ARGV do
@@ -196,9 +229,11 @@ end
 return gone
 """
 )
-"""ARGV: members, each with the score it had in ``commits``. How many went."""
+"""ARGV: dimension, then members, each with the score it had in ``commits``. How many went."""
 
-FETCH = """
+FETCH = (
+    _READS
+    + """
 local T, found = KEYS[1]:sub(1, -6), {}
 local fields = cjson.decode(ARGV[1])
 for i = 2, #ARGV do
@@ -206,15 +241,21 @@ for i = 2, #ARGV do
 end
 return found
 """
+)
 """ARGV: the names of fields as JSON, identities. The values of each, all of one moment."""
 
-SCAN = """
+SCAN = (
+    _READS
+    + """
 return redis.call('ZRANGEBYSCORE', KEYS[1]:sub(1, -6) .. 'commits', '(' .. ARGV[1], '+inf',
     'WITHSCORES', 'LIMIT', 0, ARGV[2])
 """
+)
 """ARGV: number of a put, at most how many. Members put after it, each before its number."""
 
-LOOK = """
+LOOK = (
+    _READS
+    + """
 local T, found = KEYS[1]:sub(1, -6), {}
 for i, member in ipairs(redis.call('ZRANGE', T .. ARGV[1], ARGV[2], ARGV[3])) do
     local told = redis.call('HMGET', T .. 'e:' .. member:sub(1, 32), 'tags', 'created_at')
@@ -223,9 +264,12 @@ for i, member in ipairs(redis.call('ZRANGE', T .. ARGV[1], ARGV[2], ARGV[3])) do
 end
 return found
 """
+)
 """ARGV: a set, from which rank to which. Of each member: number of its put, death, tags, birth."""
 
-CHANGES = """
+CHANGES = (
+    _READS
+    + """
 local T, mark, most = KEYS[1]:sub(1, -6), ARGV[1], ARGV[2]
 local found = {redis.call('HMGET', KEYS[1], 'seq', 'removals_from')}
 for _, set in ipairs({'commits', 'removals', 'clearings'}) do
@@ -234,4 +278,5 @@ for _, set in ipairs({'commits', 'removals', 'clearings'}) do
 end
 return found
 """
+)
 """ARGV: mark, at most how many. ``seq`` and ``removals_from``; members put; gone; cleared."""

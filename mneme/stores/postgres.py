@@ -101,19 +101,20 @@ class PostgresStore:
             raise ValueError(f"timeout must be seconds between 0 and 3600, got {timeout!r}.")
         if connections < 1:
             raise ValueError(f"connections must be at least 1, got {connections!r}.")
-        address, self._password = address_of(url)
+        address, password = address_of(url)
         self.description: str = f"{address} (schema {schema})"
         self.bad_rows: int = 0
         self._schema = schema
         self._index = index
         self._timeout = timeout
-        self._dim = 0
+        self._fingerprint, self._dim = "", 0
         self._pool = Pool(
             url,
             size=connections,
             timeout=timeout,
             prepare=self._prepare,
-            explain=self._explained,
+            name=self.description,
+            password=password,
         )
 
     # -- claiming -------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ class PostgresStore:
             connection.execute("COMMIT")
 
         self._pool.run(run, patience=LONG * self._timeout)
-        self._dim = dim
+        self._fingerprint, self._dim = fingerprint, dim
 
     def _prepare(self, connection: Connection) -> None:
         """What each connection is told once."""
@@ -180,11 +181,7 @@ class PostgresStore:
         if (owner, its_dim) != (fingerprint, dim):
             filled = connection.execute("SELECT 1 FROM entries LIMIT 1").fetchone()
             if owner is not None and filled:
-                raise EmbedderMismatchError(
-                    f"{self.description} was filled by {owner!r} ({its_dim}), this cache uses "
-                    f"{fingerprint!r} ({dim}). Nothing was changed. "
-                    "Use another schema, or run python -m mneme migrate (reembed)."
-                )
+                raise self._mismatch((owner, its_dim), fingerprint, dim)
             connection.execute("UPDATE cache SET fingerprint = %s, dim = %s", (fingerprint, dim))
             connection.execute("DROP INDEX IF EXISTS vectors_by_nearness")
             storage = "PLAIN" if dim <= INLINE_DIM else "EXTERNAL"
@@ -195,6 +192,13 @@ class PostgresStore:
         if self._index == "hnsw":
             self._take_long(connection)
             connection.execute(statements.HNSW)
+
+    def _mismatch(self, owner: Sequence[Any], fingerprint: str, dim: int) -> EmbedderMismatchError:
+        return EmbedderMismatchError(
+            f"{self.description} was filled by {owner[0]!r} ({owner[1]}), this cache uses "
+            f"{fingerprint!r} ({dim}). Nothing was changed. "
+            "Use another schema, or run python -m mneme migrate (reembed)."
+        )
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -235,7 +239,9 @@ class PostgresStore:
             connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             if is_long:
                 self._take_long(connection)
-            (seq,) = work.rows(connection, "SELECT seq FROM cache FOR UPDATE")[0]
+            seq, *owner = work.rows(connection, statements.LOCK)[0]
+            if owner != [self._fingerprint, self._dim]:
+                raise self._mismatch(owner, self._fingerprint, self._dim)
             result = run(connection, seq)
             connection.committing = True
             connection.execute("COMMIT")
@@ -356,13 +362,3 @@ class PostgresStore:
                 self.bad_rows += 1
             else:
                 yield entry
-
-    def _explained(self, exc: BaseException) -> StoreBackendError:
-        text = " ".join(str(exc).split())
-        if self._password:
-            text = text.replace(self._password, "***")
-        return StoreBackendError(
-            f"{self.description} cannot be used: {text}. Nothing is known to have been changed. "
-            "Check that the server runs, that it can be reached from here, the user's password "
-            "and rights, and timeout=."
-        )

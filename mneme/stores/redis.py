@@ -113,19 +113,21 @@ class RedisStore:
             raise ValueError(
                 f"connections and effort must be at least 1, got {connections!r} and {effort!r}."
             )
-        address, self._password = address_of(url)
+        address, password = address_of(url)
         self.description: str = f"{address} (prefix {prefix})"
         self.bad_rows: int = 0
         self._names = f"{{{prefix}}}:".encode()
         self._home = self._names + b"cache"
         self._how = ["TRUTH"] if index == "exact" else ["EF", effort]
-        self._dim = 0
-        self._client = Client(url, timeout=timeout, size=connections, explain=self._explained)
+        self._fingerprint, self._dim = "", 0
+        self._client = Client(
+            url, timeout=timeout, size=connections, name=self.description, password=password
+        )
 
     def claim(self, fingerprint: str, dim: int) -> None:
         self._check_engine()
-        words: list[bytes | int] = [SCHEMA_VERSION, as_bytes(fingerprint), dim]
-        kind, *found = self._client.script(scripts.CLAIM, self._home, words)
+        claim: list[bytes | int] = [SCHEMA_VERSION, as_bytes(fingerprint), dim]
+        kind, *found = self._client.script(scripts.CLAIM, self._home, claim)
         if kind == b"version":
             raise SchemaMigrationError(
                 f"{self.description} has layout {as_text(found[0])}, this version of mneme reads "
@@ -133,18 +135,20 @@ class RedisStore:
                 "prefix."
             )
         if kind == b"embedder":
-            raise EmbedderMismatchError(
-                f"{self.description} was filled by {as_text(found[0])!r} ({as_text(found[1])}), "
-                f"this cache uses {fingerprint!r} ({dim}). Nothing was changed. "
-                "Use another prefix, or run python -m mneme migrate (reembed)."
-            )
-        self._dim = dim
+            raise self._mismatch(found, fingerprint, dim)
+        self._fingerprint, self._dim = fingerprint, dim
+
+    def _mismatch(
+        self, found: Sequence[bytes], fingerprint: str, dim: int
+    ) -> EmbedderMismatchError:
+        return EmbedderMismatchError(
+            f"{self.description} was filled by {as_text(found[0])!r} ({as_text(found[1])}), "
+            f"this cache uses {fingerprint!r} ({dim}). Nothing was changed. "
+            "Use another prefix, or run python -m mneme migrate (reembed)."
+        )
 
     def _check_engine(self) -> None:
-        known = self._client.run(
-            lambda client: client.execute_command("COMMAND", "INFO", "VISMEMBER")
-        )
-        if not any(known.values() if isinstance(known, dict) else known):
+        if not self._client.knows("VISMEMBER", self._vectors(Partition(bytes(16))), b""):
             raise StoreBackendError(
                 f"{self.description} has no vector sets. Nothing was changed. "
                 "Use Redis 8.2 or later."
@@ -154,14 +158,17 @@ class RedisStore:
 
     def commit(self, changes: Changes) -> int:
         self._add_vectors(changes.puts)
-        before, after = self._script(
-            scripts.COMMIT,
-            arguments_of(changes),
+        claim: list[bytes | int] = [self._dim, SCHEMA_VERSION, as_bytes(self._fingerprint)]
+        before, *after = self._script(
+            scripts.COMMIT if changes.puts else scripts.RELIEVE,
+            [*claim, *arguments_of(changes)],
             is_repeatable=not (changes.counts or changes.labels),
             patience=LONG if changes.cleared else 1.0,
         )
+        if before == b"embedder":
+            raise self._mismatch(after, self._fingerprint, self._dim)
         is_changed = bool(changes.puts or changes.removed or changes.cleared)
-        return int(after) if is_changed and changes.mark == before else changes.mark
+        return int(after[0]) if is_changed and changes.mark == before else changes.mark
 
     def _add_vectors(self, puts: Sequence[Entry]) -> None:
         """
@@ -192,13 +199,13 @@ class RedisStore:
         gone = 0
         for at in range(0, len(found), PAGE):
             words = [word for member, seq in found[at : at + PAGE] for word in (member, seq)]
-            gone += int(self._script(scripts.REMOVE, words, is_repeatable=False))
+            gone += int(self._script(scripts.REMOVE, [self._dim, *words], is_repeatable=False))
         return gone
 
     def trim(self, limit: int, namespace: str | None = None) -> int:
         uses = b"uses" if namespace is None else b"uses:" + as_bytes(namespace)
         gone = 0
-        while went := int(self._script(scripts.TRIM, [uses, max(0, limit), PAGE])):
+        while went := int(self._script(scripts.TRIM, [self._dim, uses, max(0, limit), PAGE])):
             gone += went
         return gone
 
@@ -382,13 +389,3 @@ class RedisStore:
             raise StoreBackendError(
                 f"{self.description}: this store is not open. Open a cache on it."
             )
-
-    def _explained(self, exc: BaseException) -> StoreBackendError:
-        text = " ".join(str(exc).split())
-        if self._password:
-            text = text.replace(self._password, "***")
-        return StoreBackendError(
-            f"{self.description} cannot be used: {text}. Nothing is known to have been changed. "
-            "Check that the server runs, that it can be reached from here, the user's password "
-            "and rights, its memory, and timeout=."
-        )

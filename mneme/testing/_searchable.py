@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mneme.errors import EmbedderMismatchError
 from mneme.records import Changes, Selection
 from mneme.testing._makers import entry, in_threads
 from mneme.testing._searching import NOW, SearchingContract
@@ -166,6 +167,22 @@ class SearchableStoreContract(SearchingContract):
         assert len(found) == 6 == store.sizes()["default"] == store.count(Selection())
         assert len({one.payload.data for one in found}) == 1
         assert dict(other.counts()) == {("default", "puts"): 60, ("other", "puts"): 120}
+        store.close()
+        other.close()
+
+    def test_the_former_embedder_puts_nothing_more(self, tmp_path: Any) -> None:
+        """Who opened an empty store that another embedder has taken since mixes no vectors in."""
+        store = self._engine(tmp_path)
+        other = self.beside(store, tmp_path)
+        other.claim("other:model:8:l2", self.DIM)
+        try:
+            store.commit(Changes(puts=(entry("theirs"),)))
+        except EmbedderMismatchError as exc:
+            assert "other:model:8:l2" in str(exc)
+        else:
+            raise AssertionError("the store took vectors of two embedders")
+        other.commit(Changes(puts=(entry("ours"),)))
+        assert self._prompts(other) == ["ours"]
         store.close()
         other.close()
 

@@ -133,7 +133,11 @@ class Redis:
     def start_again(self) -> None:
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        until(lambda: is_listening(self.port), self.folder / "log")
+        try:
+            until(lambda: is_listening(self.port), self.folder / "log")
+        except TimeoutError:
+            self.crash()
+            raise
 
     def crash(self) -> None:
         """End it at once, without a word to anyone."""
