@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from mneme.checkpoint import _format as form
 from mneme.checkpoint._format import MAX_BYTES, Place
 from mneme.checkpoint._read import Archive, read
 from mneme.errors import CheckpointError, MnemeError
@@ -57,7 +58,12 @@ def restore(
                 _empty(store)
             except MnemeError as failure:
                 exc.add_note(f"Part of it is in the store ({failure}). Clear it and try again.")
-            raise
+            if isinstance(exc, MnemeError) or not isinstance(exc, Exception):
+                raise
+            raise CheckpointError(
+                f"{form.name_of(source)} holds what {store.description} cannot keep "
+                f"({exc!r:.200}). Nothing was loaded. Restore it into a store of another kind."
+            ) from exc
         return len(archive)
 
 

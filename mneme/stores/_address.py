@@ -19,19 +19,20 @@ __all__ = ["is_url", "open_store", "owner_of", "owner_of_file", "without_passwor
 
 Address = str | os.PathLike[str]
 
-# Scheme -> module, class, extra. Imported when asked for: each needs a package of its own.
-ENGINES = {
-    "postgres": ("mneme.stores.postgres", "PostgresStore", "postgres"),
-    "postgresql": ("mneme.stores.postgres", "PostgresStore", "postgres"),
-    "redis": ("mneme.stores.redis", "RedisStore", "redis"),
-    "rediss": ("mneme.stores.redis", "RedisStore", "redis"),
-}
+POSTGRES = ("mneme.stores.postgres", "PostgresStore", "postgres", "schema")
+REDIS = ("mneme.stores.redis", "RedisStore", "redis", "prefix")
+
+# Scheme -> module, class, extra, and the setting by which caches share a server. Imported when
+# asked for: each needs a package of its own.
+ENGINES = {"postgres": POSTGRES, "postgresql": POSTGRES, "redis": REDIS, "rediss": REDIS}
 
 
 def open_store(address: Address) -> Store:
     """
     The store at `address`: a ``postgresql://`` or ``redis://`` URL, else the path of a SQLite
     file. Nothing is connected to or touched before it is used.
+
+    ``?schema=`` of PostgreSQL and ``?prefix=`` of Redis say which of a server's caches.
 
     Raises:
         ValueError: a URL of another kind.
@@ -45,15 +46,26 @@ def open_store(address: Address) -> Store:
             f"there is no store for {scheme}:// addresses. "
             f"Use one of {', '.join(f'{name}://' for name in ENGINES)}, or a path."
         )
-    module, name, extra = ENGINES[scheme]
+    module, name, extra, setting = ENGINES[scheme]
+    url, which = _split_off(str(address), setting)
     try:
-        made = getattr(importlib.import_module(module), name)(str(address))
+        made = getattr(importlib.import_module(module), name)(url, **which)
     except ImportError as exc:
         raise StoreBackendError(
             f"a store at {scheme}:// cannot be made: {exc}. Nothing was touched. "
             f"Run: pip install 'mneme-toolkit[{extra}]'"
         ) from exc
     return cast(Store, made)
+
+
+def _split_off(address: str, setting: str) -> tuple[str, dict[str, str]]:
+    """`address` without `setting` in its query, and what was set."""
+    start, mark, query = address.partition("?")
+    parts = query.split("&") if mark else []
+    ours = [part for part in parts if part.startswith(f"{setting}=")]
+    others = "&".join(part for part in parts if part not in ours)
+    which = {setting: unquote(ours[-1].partition("=")[2])} if ours else {}
+    return f"{start}?{others}" if others else start, which
 
 
 def is_url(address: Address) -> bool:

@@ -119,6 +119,19 @@ class PostgresStore:
 
     # -- claiming -------------------------------------------------------------------------------
 
+    def owner(self) -> tuple[str, int] | None:
+        def run(connection: Connection) -> tuple[str, int] | None:
+            if not self._has_tables(connection):
+                return None
+            row = connection.execute("SELECT fingerprint, dim FROM cache").fetchone()
+            return None if row is None or row[0] is None else (row[0], row[1])
+
+        return self._pool.run(run)
+
+    def _has_tables(self, connection: Connection) -> bool:
+        there = connection.execute("SELECT to_regclass(%s)", (f"{self._schema}.cache",)).fetchone()
+        return there is not None and there[0] is not None
+
     def claim(self, fingerprint: str, dim: int) -> None:
         def run(connection: Connection) -> None:
             connection.execute("BEGIN")
@@ -154,8 +167,7 @@ class PostgresStore:
             connection.execute("SET hnsw.max_scan_tuples = 1000000")
 
     def _make_tables(self, connection: Connection) -> None:
-        there = connection.execute("SELECT to_regclass(%s)", (f"{self._schema}.cache",)).fetchone()
-        if there is None or there[0] is None:
+        if not self._has_tables(connection):
             connection.execute(
                 sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema))
             )

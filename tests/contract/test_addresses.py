@@ -28,12 +28,15 @@ def test_a_path_is_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ENGINES)
 def test_a_url_is_an_engine(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store of its kind gets the address as it is."""
-    module, name, _ = ENGINES[scheme]
+    module, name, _, setting = ENGINES[scheme]
     engine = ModuleType(module)
-    setattr(engine, name, lambda address: ("engine", address))
+    setattr(engine, name, lambda address, **which: (address, which))
     monkeypatch.setitem(sys.modules, module, engine)
     made: Any = open_store(f"{scheme}://host/db")
-    assert made == ("engine", f"{scheme}://host/db")
+    assert made == (f"{scheme}://host/db", {})
+    for query, left in ((f"{setting}=a%20b", ""), (f"x=1&{setting}=a%20b&y=%3F", "?x=1&y=%3F")):
+        made = open_store(f"{scheme}://host/db?{query}")
+        assert made == (f"{scheme}://host/db{left}", {setting: "a b"})
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

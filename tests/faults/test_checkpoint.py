@@ -982,6 +982,15 @@ def test_a_failure_empties_the_store_again(
     assert rows(list(store.scan())) == rows(many())
 
 
+def test_what_a_store_cannot_keep_is_refused(tmp_path: Path) -> None:
+    """Half of a surrogate pair is no text to SQLite: none of the archive is loaded there."""
+    write(tmp_path / "a", [entry("fine"), entry("half \ud83d")], **OWNER)
+    with closing(SQLiteStore(tmp_path / "cache.db")) as store:
+        with pytest.raises(CheckpointError, match=r"cannot keep \(Unicode.*of another kind\.$"):
+            restore(tmp_path / "a", store, **OWNER)
+        assert held(store) == ([], {}, (), {})
+
+
 def test_a_store_that_stays_down_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
