@@ -70,7 +70,7 @@ def many() -> Iterator[Entry]:
             "metadata": json.dumps({"n": at, "text": "ö" * (at % 20)}),
             "tags": tuple(f"tag {number}, " for number in range(at % 4)),
         }
-        yield Entry(**(vars_of(entry()) | fields))  # type: ignore[arg-type]
+        yield Entry(**(vars_of(entry()) | fields))
 
 
 def vars_of(one: Entry) -> dict[str, Any]:
