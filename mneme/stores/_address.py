@@ -24,7 +24,8 @@ REDIS = ("mneme.stores.redis", "RedisStore", "redis", "prefix")
 
 # Scheme -> module, class, extra, and the setting by which caches share a server. Imported when
 # asked for: each needs a package of its own.
-ENGINES = {"postgres": POSTGRES, "postgresql": POSTGRES, "redis": REDIS, "rediss": REDIS}
+ENGINES = {"postgres": POSTGRES, "postgresql": POSTGRES, "redis": REDIS, "rediss": REDIS,
+           "unix": REDIS}  # fmt: skip
 
 
 def open_store(address: Address) -> Store:

@@ -147,6 +147,10 @@ class RedisStore:
             "Use another prefix, or run python -m mneme migrate (reembed)."
         )
 
+    def owner(self) -> tuple[str, int] | None:
+        name, dim = self._client.run(lambda known: known.hmget(self._home, ["fingerprint", "dim"]))
+        return None if name is None else (as_text(name), int(dim))
+
     def _check_engine(self) -> None:
         if not self._client.knows("VISMEMBER", self._vectors(Partition(bytes(16))), b""):
             raise StoreBackendError(

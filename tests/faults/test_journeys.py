@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.engines import own_name, postgres_url
+from support.engines import own_name, postgres_url, redis_url
 
 from mneme import EmbedderMismatchError, MemoryStore, SemanticCache, SQLiteStore
 from mneme.checkpoint import restore, save
@@ -24,6 +24,7 @@ from mneme.stores import open_store
 from mneme.stores._address import owner_of
 from mneme.stores._rows import row_of
 from mneme.stores.postgres import PostgresStore
+from mneme.stores.redis import RedisStore
 from mneme.testing import HashEmbedder, entry
 from mneme.types import Remembering, Store
 
@@ -35,19 +36,26 @@ def postgres(place: Path) -> Store:
     return PostgresStore(postgres_url(), schema=own_name(place))
 
 
-def address(place: Path) -> str:
-    """Of the same store as `postgres` makes, on one line."""
-    mark = "&" if "?" in postgres_url() else "?"
-    return f"{postgres_url()}{mark}schema={own_name(place)}"
+def address(kind: str, place: Path) -> str:
+    """Of the same store as `KINDS` makes, on one line."""
+    url, setting = (postgres_url(), "schema") if kind == "postgres" else (redis_url(), "prefix")
+    return f"{url}{'&' if '?' in url else '?'}{setting}={own_name(place)}"
+
+
+def redis(place: Path) -> Store:
+    return RedisStore(redis_url(), prefix=own_name(place))
 
 
 KINDS: dict[str, Callable[[Path], Store]] = {
     "memory": lambda place: MemoryStore(),
     "sqlite": lambda place: SQLiteStore(place / "cache.db"),
     "postgres": postgres,
+    "redis": redis,
 }
 
-ROUTE = ["sqlite", "postgres", "memory", "postgres", "sqlite"]
+SERVERS = ["postgres", "redis"]
+
+ROUTE = ["sqlite", "postgres", "redis", "sqlite", "memory"]
 """From each kind to another, and back to the first."""
 
 
@@ -154,10 +162,11 @@ def test_a_store_that_holds_entries_takes_no_archive(kind: str, tmp_path: Path) 
     store.close()
 
 
-def test_a_cache_moves_to_a_server_and_another_embedder(tmp_path: Path) -> None:
-    """A file is embedded anew into PostgreSQL, in two runs; what is done is not done again."""
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_cache_moves_to_a_server_and_another_embedder(kind: str, tmp_path: Path) -> None:
+    """A file is embedded anew into a server, in two runs; what is done is not done again."""
     old, new = HashEmbedder(16, name="old"), HashEmbedder(24, name="new")
-    path, there = tmp_path / "cache.db", postgres(tmp_path)
+    path, there = tmp_path / "cache.db", KINDS[kind](tmp_path)
     with SemanticCache(path, embedder=old, self_check=False) as cache:
         cache.put_many([(f"question number {at}", f"answer {at}") for at in range(30)])
         cache.put("of a tenant", "theirs", namespace="tenant")
@@ -169,30 +178,32 @@ def test_a_cache_moves_to_a_server_and_another_embedder(tmp_path: Path) -> None:
         hit = cache.get("the question number 7")
         assert hit is not None
         assert (hit.response, hit.layer) == ("answer 7", "semantic")
-    assert reembed(address(tmp_path), tmp_path / "back.db", old) == 31
+    assert reembed(address(kind, tmp_path), tmp_path / "back.db", old) == 31
 
 
-def test_a_cache_of_an_engine_dumps_and_loads(tmp_path: Path) -> None:
-    """`dumps` of a cache on PostgreSQL, `loads` into a file, and into PostgreSQL again."""
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_cache_of_an_engine_dumps_and_loads(kind: str, tmp_path: Path) -> None:
+    """`dumps` of a cache on a server, `loads` into a file, and into the server again."""
     embedder = HashEmbedder()
-    with SemanticCache(store=postgres(tmp_path), embedder=embedder) as cache:
+    with SemanticCache(store=KINDS[kind](tmp_path), embedder=embedder) as cache:
         cache.put("a question", "an answer")
         assert cache.get("a question") is not None
         assert cache.dumps(tmp_path / "a.mneme") == 1
     with SemanticCache.loads(tmp_path / "a.mneme", tmp_path / "a.db", embedder) as copy:
         assert copy.get("a question") is not None
         assert copy.stats().hits_exact == 2
-    again = postgres(tmp_path / "again")
+    again = KINDS[kind](tmp_path / "again")
     with SemanticCache.loads(tmp_path / "a.mneme", store=again, embedder=embedder) as copy:
         assert copy.get("a question") is not None
 
 
-def test_the_command_line_knows_servers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", SERVERS)
+def test_the_command_line_knows_servers(kind: str, tmp_path: Path) -> None:
     """`import` and `export` with the URL of a server, in which a password is not printed."""
     embedder = HashEmbedder()
     with SemanticCache(tmp_path / "a.db", embedder=embedder) as cache:
         cache.put("a question", "an answer")
-    url = address(tmp_path)
+    url = address(kind, tmp_path)
     for words in (
         ("export", "a.db", "a.mneme"),
         ("import", "a.mneme", url),
@@ -206,4 +217,4 @@ def test_the_command_line_knows_servers(tmp_path: Path) -> None:
         assert ": 1 entries, filled by mneme-testing:hash:256:l2 (256)" in done.stdout
     assert (tmp_path / "a.mneme").read_bytes() == (tmp_path / "b.mneme").read_bytes()
     with closing(open_store(url)) as store:
-        assert isinstance(store, PostgresStore)
+        assert isinstance(store, PostgresStore | RedisStore)
