@@ -23,9 +23,10 @@ from mneme._core.keys import check_namespace, key_of, normalize
 from mneme._core.ports import drive, embeds_async, in_worker_thread, to_its_end
 from mneme._core.settings import check_count
 from mneme._core.vectors import as_units
-from mneme.errors import EmbedderDimensionError, EmbeddingError, StoreBackendError
+from mneme.errors import EmbedderDimensionError, EmbeddingError
 from mneme.records import Changes, Entry, Identity, Selection, Vector
 from mneme.stores._address import open_store, owner_of
+from mneme.stores._reader import open_source
 from mneme.types import AnyEmbedder, Embedder, SearchableStore, Store
 
 __all__ = ["areembed", "reembed"]
@@ -255,25 +256,21 @@ class _Job:
         """Open both stores, `source` first: where there is none, none is made of `dest`."""
         if _are_one(*self._places):
             raise ValueError("source and dest are one store. Nothing was changed. Use two.")
-        self.source = self._at(self._places[0])
-        owner = owner_of(self.source)
-        if owner is not None:
-            self.source.claim(*owner)
-        elif self.source is not self._places[0]:
-            raise StoreBackendError(
-                f"{self.source.description} does not say which embedder filled it: no cache was "
-                "ever opened on it. Nothing was changed. Check the address."
-            )
-        self.dest = self._at(self._places[1])
+        source, dest = self._places
+        if isinstance(source, (str, os.PathLike)):
+            self.source = self._opened.enter_context(closing(open_source(source)[0]))
+        else:
+            self.source = source
+            if (owner := owner_of(source)) is not None:
+                source.claim(*owner)
+        if isinstance(dest, (str, os.PathLike)):
+            self.dest = self._opened.enter_context(closing(open_store(dest)))
+        else:
+            self.dest = dest
         self.dest.claim(self.embedder.fingerprint, self.dim)
         if not isinstance(self.dest, SearchableStore):
             self._known = {entry.identity: entry.created_at for entry in self.dest.scan()}
         self._batches = self._to_do()
-
-    def _at(self, place: Place) -> Store:
-        if not isinstance(place, (str, os.PathLike)):
-            return place
-        return self._opened.enter_context(closing(open_store(place)))
 
     def close(self) -> None:
         """Let go of the stores that were opened here."""

@@ -14,10 +14,11 @@ from mneme import checkpoint
 from mneme._core.ports import embeds_async
 from mneme.cli.embedders import embedder_named
 from mneme.cli.say import fail, printable, say_json, working
-from mneme.errors import CheckpointError, CorruptCacheError, MnemeError
+from mneme.errors import CheckpointError, MnemeError
 from mneme.migrate import areembed, reembed
-from mneme.stores._address import is_url, open_store, owner_of, without_passwords
-from mneme.types import AnyEmbedder, Store
+from mneme.stores._address import is_url, open_store, without_passwords
+from mneme.stores._reader import open_source
+from mneme.types import AnyEmbedder
 
 __all__ = ["export", "import_", "migrate"]
 
@@ -36,8 +37,8 @@ def export(store: Address, archive: Archive, as_json: AsJSON = False) -> None:
     """
     with refusals(store), working() as progress:
         check_is_archive(archive)
-        with closing(open_store(store)) as source:
-            fingerprint, dim = claimed(source)
+        source, fingerprint, dim = open_source(store)
+        with closing(source):
             progress.add_task("writing", total=None)
             entries = checkpoint.save(source, archive, fingerprint=fingerprint, dim=dim)
     told(as_json, store, archive, entries, fingerprint, dim, f"{store} to {archive}")
@@ -60,12 +61,13 @@ def import_(
     options: dict[str, Any] = {} if max_bytes is None else {"max_bytes": max_bytes}
     with refusals(store), working() as progress:
         progress.add_task("checking and loading", total=None)
-        if not is_url(store):
-            entries = checkpoint.restore_to_file(archive, store, **options)
-        with closing(open_store(store)) as dest:
-            if is_url(store):
+        if is_url(store):
+            with closing(open_store(store)) as dest:
                 entries = checkpoint.restore(archive, dest, **options)
-            fingerprint, dim = claimed(dest)
+        else:
+            entries = checkpoint.restore_to_file(archive, store, **options)
+        dest, fingerprint, dim = open_source(store)
+        dest.close()
     told(as_json, store, archive, entries, fingerprint, dim, f"{archive} to {store}")
 
 
@@ -125,18 +127,6 @@ def reembedded(used: AnyEmbedder, source: str, dest: str, **options: Any) -> int
         fail(without_passwords(
             f"stopped. What was done is in {dest}. Run it again: it goes on from there.", dest
         ))  # fmt: skip
-
-
-def claimed(store: Store) -> tuple[str, int]:
-    """The embedder that `store` belongs to, in whose name it is opened."""
-    owner = owner_of(store)
-    if owner is None:
-        raise CorruptCacheError(
-            f"{store.description} does not say which embedder filled it: no cache was ever "
-            "opened on it. It was not touched. Check the address."
-        )
-    store.claim(*owner)
-    return owner
 
 
 def check_is_archive(path: Path) -> None:
