@@ -9,15 +9,14 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, BinaryIO, TypeAlias
 
-from mneme import checkpoint
 from mneme._core import flow
+from mneme._core.archives import checked, dumped, restored, unmade
 from mneme._core.core import Core
 from mneme._core.face import (
     Face,
     Pairs,
     VectorDtype,
     asked_pairs,
-    check_embedder,
     face_of,
     terms_of,
 )
@@ -28,6 +27,7 @@ from mneme._core.ports import (
     embeds_async,
     in_worker_thread,
     task_crew,
+    to_its_end,
 )
 from mneme._core.requantizing import requantize
 from mneme.records import Explanation, Hit, Label, Miss, Selection
@@ -230,7 +230,7 @@ class SemanticCache(Face):
         Raises:
             CheckpointError: `dest` cannot be written; an archive that was there is untouched.
         """
-        return _dumped(self._core, dest)
+        return dumped(self._core, dest)
 
     @classmethod
     def loads(
@@ -250,11 +250,16 @@ class SemanticCache(Face):
             CheckpointError: `source` is no whole archive, `path` exists, or `store` holds
                 entries; nothing was made or changed.
             EmbedderMismatchError: another embedder filled it.
-            ValueError: path and store are given both, or neither.
+            ValueError: path and store are given both, or neither, or a setting makes no sense;
+                no file was made, and `store` may have taken in the archive.
         """
-        owner = _checked(path, store, embedder)
-        _restored(source, path, store, owner)
-        return cls(path, store=store, embedder=owner, **settings)
+        owner = checked(path, store, embedder)
+        restored(source, path, store, owner)
+        try:
+            return cls(path, store=store, embedder=owner, **settings)
+        except BaseException:
+            unmade(path)
+            raise
 
     def set_namespace_quota(self, namespace: str, quota: int | None) -> None:
         super().set_namespace_quota(namespace, quota)
@@ -434,7 +439,7 @@ class AsyncSemanticCache(Face):
 
     async def dumps(self, dest: str | os.PathLike[str] | BinaryIO) -> int:
         """See `SemanticCache.dumps`."""
-        return await self._port.run(_dumped, self._core, dest)
+        return await self._port.run(dumped, self._core, dest)
 
     @classmethod
     async def loads(
@@ -447,9 +452,13 @@ class AsyncSemanticCache(Face):
         **settings: Any,
     ) -> AsyncSemanticCache:
         """See `SemanticCache.loads`."""
-        owner = _checked(path, store, embedder)
-        await in_worker_thread(_restored, source, path, store, owner)
-        return cls(path, store=store, embedder=owner, **settings)
+        owner = checked(path, store, embedder)
+        await in_worker_thread(restored, source, path, store, owner)
+        try:
+            return cls(path, store=store, embedder=owner, **settings)
+        except BaseException:
+            await to_its_end(unmade, path)
+            raise
 
     async def close(self) -> None:
         """
@@ -489,30 +498,3 @@ class AsyncSemanticCache(Face):
 
 AnyCache: TypeAlias = SemanticCache | AsyncSemanticCache
 """Either face; decorators, middleware and transports take both."""
-
-
-def _dumped(core: Core, dest: str | os.PathLike[str] | BinaryIO) -> int:
-    core.save()
-    return checkpoint.save(core.store, dest, fingerprint=core.embedder.fingerprint, dim=core.dim)
-
-
-def _checked(path: object, store: Store | None, embedder: AnyEmbedder | None) -> AnyEmbedder:
-    if embedder is None:
-        raise TypeError("loads needs the embedder that filled the archive. Pass embedder=.")
-    check_embedder(embedder)
-    if (path is None) == (store is None):
-        raise ValueError("pass exactly one of path= (a new SQLite file) and store= (an empty one).")
-    return embedder
-
-
-def _restored(
-    source: str | os.PathLike[str] | BinaryIO,
-    path: str | os.PathLike[str] | None,
-    store: Store | None,
-    embedder: AnyEmbedder,
-) -> None:
-    owner: dict[str, Any] = {"fingerprint": embedder.fingerprint, "dim": int(embedder.dim)}
-    if store is not None:
-        checkpoint.restore(source, store, **owner)
-    elif path is not None:
-        checkpoint.restore_to_file(source, path, **owner)

@@ -64,7 +64,7 @@ LAYERS["calls"] = (
     ),
     tuple(LAYERS),
 )
-LAYERS["cache"] = (("cache", "_core.face"), tuple(LAYERS))
+LAYERS["cache"] = (("cache", "_core.face", "_core.archives"), tuple(LAYERS))
 # Side by side on the cache, and blind to each other.
 LAYERS |= {
     shell: ((shell,), tuple(LAYERS))

@@ -11,14 +11,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 from support.engines import own_name, postgres_url, redis_url
+from support.worlds import LOOPS
 
-from mneme import EmbedderMismatchError, MemoryStore, SemanticCache, SQLiteStore
+from mneme import EmbedderMismatchError, MemoryStore, SemanticCache, SQLiteStore, to_async_embedder
 from mneme.checkpoint import restore, save
 from mneme.errors import CheckpointError
-from mneme.migrate import reembed
+from mneme.migrate import areembed, reembed
 from mneme.records import Changes, Entry, Label, Payload
 from mneme.stores import open_store
 from mneme.stores._address import owner_of
@@ -179,6 +181,48 @@ def test_a_cache_moves_to_a_server_and_another_embedder(kind: str, tmp_path: Pat
         assert hit is not None
         assert (hit.response, hit.layer) == ("answer 7", "semantic")
     assert reembed(address(kind, tmp_path), tmp_path / "back.db", old) == 31
+
+
+KILLED = """
+import sys
+from mneme.migrate import reembed
+from mneme.testing import HashEmbedder
+
+class Slow(HashEmbedder):
+    def embed_batch(self, texts):
+        print("asked", flush=True)
+        sys.stdin.readline()
+        return [self.embed(text) for text in texts]
+
+reembed(sys.argv[1], sys.argv[2], Slow(24, name="new"), batch_size=4)
+"""
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_migration_to_a_server_that_was_killed_goes_on(kind: str, tmp_path: Path) -> None:
+    """After kill -9 the server has whole batches, and an async run does what is left."""
+    old, new = HashEmbedder(16, name="old"), HashEmbedder(24, name="new")
+    path, url = tmp_path / "cache.db", address(kind, tmp_path)
+    with SemanticCache(path, embedder=old, self_check=False) as cache:
+        cache.put_many([(f"question number {at}", f"answer {at}") for at in range(20)])
+    command = [sys.executable, "-c", KILLED, str(path), url]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as victim:
+        assert victim.stdin is not None
+        assert victim.stdout is not None
+        for _ in range(2):
+            assert victim.stdout.readline() == b"asked\n"
+            victim.stdin.write(b"\n")
+            victim.stdin.flush()
+        assert victim.stdout.readline() == b"asked\n"
+        victim.kill()
+    for backend in LOOPS:
+        done = anyio.run(areembed, path, url, to_async_embedder(new), backend=backend)
+        assert done == (12 if backend == LOOPS[0] else 0)
+    assert new.calls == 12
+    with closing(KINDS[kind](tmp_path)) as store:
+        store.claim(new.fingerprint, new.dim)
+        assert [one.prompt for one in store.scan()] == [f"question number {at}" for at in range(20)]
 
 
 @pytest.mark.parametrize("kind", SERVERS)

@@ -14,6 +14,7 @@ from mneme import (
     MemoryStore,
     SemanticCache,
     asgi,
+    checkpoint,
     guards,
     to_async_embedder,
     transports,
@@ -39,6 +40,7 @@ from mneme.calibrate import (
     score_pairs,
     upper_bound,
 )
+from mneme.migrate import areembed, reembed
 from mneme.prompts import (
     ApiExtractor,
     Asked,
@@ -54,6 +56,8 @@ from mneme.prompts import (
     openai_responses,
     query_param,
 )
+from mneme.records import Label
+from mneme.stores import open_store
 from mneme.testing import HashEmbedder
 from mneme.types import Guard
 
@@ -158,3 +162,20 @@ def calibrate(pairs: list[Pair]) -> None:
 
 async def calibrate_async(pairs: list[Pair]) -> None:
     assert_type(await ascore_pairs(pairs, to_async_embedder(HashEmbedder())), ScoredPairs)
+
+
+async def move() -> None:
+    new = HashEmbedder(512)
+    assert_type(reembed("a.db", MemoryStore(), new, batch_size=8, progress=True), int)
+    assert_type(await areembed("a.db", "redis://host", to_async_embedder(new)), int)
+    tell: Callable[[int, int], object] = lambda done, total: total - done  # noqa: E731
+    reembed(open_store("a.db"), "b.db", new, progress=tell, namespaces=["default"])
+    store = MemoryStore()
+    assert_type(checkpoint.save(store, "a.mneme", fingerprint="a:model", dim=8), int)
+    with checkpoint.read("a.mneme") as archive:
+        assert_type(archive, checkpoint.Archive)
+        assert_type([entry.prompt for entry in archive], list[str])
+        assert_type(archive.labels, tuple[Label, ...])
+    assert_type(checkpoint.restore("a.mneme", store), int)
+    assert_type(SemanticCache.loads("a.mneme", embedder=new, store=store), SemanticCache)
+    assert_type(SemanticCache.loads("a.mneme", "c.db", new, default_ttl=5.0), SemanticCache)

@@ -94,6 +94,24 @@ def test_loading_needs_one_place_and_an_embedder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_settings_that_make_no_sense_leave_no_file(anyio_backend_name: str, tmp_path: Path) -> None:
+    """Then `loads` can be called again as it was, with a setting that does."""
+    archive, path = tmp_path / "cache.mneme", tmp_path / "cache.db"
+    with SemanticCache(store=MemoryStore(), embedder=HashEmbedder()) as cache:
+        cache.put(QUESTION, "so")
+        cache.dumps(archive)
+    with pytest.raises(ValueError, match="similarity_threshold"):
+        SemanticCache.loads(archive, path, HashEmbedder(), similarity_threshold=85)
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="similarity_threshold"):
+            await AsyncSemanticCache.loads(archive, path, HashEmbedder(), similarity_threshold=85)
+
+    anyio.run(main, backend=anyio_backend_name)
+    assert [one.name for one in tmp_path.iterdir()] == ["cache.mneme"]
+    SemanticCache.loads(archive, path, HashEmbedder()).close()
+
+
 def test_what_was_learned_travels(tmp_path: Path) -> None:
     """Labels, also those that no commit has saved yet, and what the policy made of them."""
     archive = tmp_path / "cache.mneme"
