@@ -82,7 +82,11 @@ class Worker:
             env=environ,
             text=True,
         )
-        self.version: str = self._answer()["version"]
+        try:
+            self.version: str = self._answer()["version"]
+        except Failed:
+            self.close()
+            raise
 
     def ask(self, **what: Any) -> dict[str, float]:
         assert self._process.stdin is not None

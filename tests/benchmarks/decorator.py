@@ -24,14 +24,14 @@ def _prompts() -> list[str]:
     return [PROMPT[:at] + PROMPT[at:] for at in [1] * CALLS]
 
 
-def medians(*subjects: Callable[[str], object]) -> list[float]:
+def medians(rounds: int, *subjects: Callable[[str], object]) -> list[float]:
     """
     Microseconds a call of each of `subjects`, which take the prompt: medians of short runs.
 
     Their runs alternate, so that a busy moment of the machine slows all of them alike.
     """
     times: list[list[float]] = [[] for _ in subjects]
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for subject, own in zip(subjects, times, strict=True):
             prompts = _prompts()
             start = time.perf_counter_ns()
@@ -41,10 +41,10 @@ def medians(*subjects: Callable[[str], object]) -> list[float]:
     return [statistics.median(own) for own in times]
 
 
-async def async_medians(*subjects: Callable[[str], Awaitable[object]]) -> list[float]:
+async def async_medians(rounds: int, *subjects: Callable[[str], Awaitable[object]]) -> list[float]:
     """As `medians`, awaited on the running loop."""
     times: list[list[float]] = [[] for _ in subjects]
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for subject, own in zip(subjects, times, strict=True):
             prompts = _prompts()
             start = time.perf_counter_ns()
@@ -70,26 +70,27 @@ def _memory_cache() -> SemanticCache:
     return SemanticCache(store=MemoryStore(), embedder=HashEmbedder(64))
 
 
-def sync_lines() -> Iterator[Line]:
+def sync_lines(rounds: int) -> Iterator[Line]:
     """A decorated ``def``, with the prompt alone and with arguments beside it."""
     cached = semantic_cache(cache=_memory_cache())(ask)
     cached(PROMPT)
-    yield _line("def, prompt alone", *medians(ask, cached))
+    yield _line("def, prompt alone", *medians(rounds, ask, cached))
     client = object()
     full = semantic_cache(cache=_memory_cache(), ignore=("client",))(ask_with_arguments)
     full(client, PROMPT, model="m", temperature=0.2)
     bare, hit = medians(
+        rounds,
         lambda prompt: ask_with_arguments(client, prompt, model="m", temperature=0.2),
         lambda prompt: full(client, prompt, model="m", temperature=0.2),
     )
     yield _line("def, with client, model and temperature", bare, hit)
 
 
-async def async_line(backend: str) -> Line:
+async def async_line(backend: str, rounds: int) -> Line:
     """A decorated ``async def`` on the running loop."""
     cached = semantic_cache(cache=_memory_cache())(ask_async)
     await cached(PROMPT)
-    return _line(f"async def on {backend}", *await async_medians(ask_async, cached))
+    return _line(f"async def on {backend}", *await async_medians(rounds, ask_async, cached))
 
 
 def _line(what: str, bare: float, hit: float) -> Line:
@@ -99,8 +100,8 @@ def _line(what: str, bare: float, hit: float) -> Line:
     )
 
 
-def measure() -> Iterator[Line]:
+def measure(rounds: int = ROUNDS) -> Iterator[Line]:
     """All of them, in this process."""
-    yield from sync_lines()
+    yield from sync_lines(rounds)
     for backend in ("asyncio", "trio"):
-        yield anyio.run(async_line, backend, backend=backend)
+        yield anyio.run(async_line, backend, rounds, backend=backend)

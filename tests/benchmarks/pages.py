@@ -8,6 +8,7 @@ from typing import Any
 
 import drawing
 import report
+import scaling
 from lines import Line
 
 __all__ = ["SECTIONS", "write"]
@@ -17,6 +18,7 @@ SECTIONS = {
     "searches": (
         "semantic-get", "semantic-get-by-size", "guarded-get", "gptcache", "index-alone",
         "worst-data", "million", "after-deletes", "many-namespaces", "fan-out", "mixed-trace",
+        "processes",
     ),
     "writes": ("put", "put-at-limit", "fill", "open-file", "clear-namespace", "vacuum"),
     "memory": ("memory",),
@@ -33,6 +35,7 @@ def write(docs: Path, figures: Mapping[str, Any], lines: Sequence[Line]) -> None
         own = [line for line in lines if line.row in rows]
         parts[name] = "\n\n".join(filter(None, (report.table(own), notes(own))))
     report.rewrite(docs / "performance.md", parts)
+    report.rewrite(docs / "scaling.md", scaling.parts(lines, figures.get("engines")))
 
 
 def machine(told: Mapping[str, Any]) -> str:

@@ -25,6 +25,11 @@ class Plan:
     rounds: int = 9
     is_quick: bool = False
 
+    @property
+    def few(self) -> int:
+        """Rounds of what takes long."""
+        return min(self.rounds, 3)
+
     def named(self, count: int, data: str | None = None) -> str:
         return f"{count:,} {data or self.data}"
 

@@ -38,7 +38,7 @@ def exact_hit(plan: Plan) -> Iterator[Line]:
 
 @row
 def decorated(plan: Plan) -> Iterator[Line]:
-    return decorator.measure()
+    return decorator.measure(3) if plan.is_quick else decorator.measure()
 
 
 @row
@@ -54,7 +54,7 @@ def async_exact_hit(plan: Plan) -> Iterator[Line]:
 @row
 def semantic_get(plan: Plan) -> Iterator[Line]:
     for data in (plan.data, *plan.others):
-        for threshold, bar in THRESHOLDS:
+        for threshold, bar in THRESHOLDS[1:2] if plan.is_quick else THRESHOLDS:
             found = plan.bench.run(
                 "SemanticGet",
                 rounds=plan.rounds,
@@ -102,7 +102,7 @@ def gptcache(plan: Plan) -> Iterator[Line]:
     count = min(10_000, plan.entries)
     found = plan.bench.run(
         "SemanticGet",
-        rounds=min(plan.rounds, 5),
+        rounds=plan.few,
         others=(PEER, GPTCACHE),
         data=plan.data,
         entries=count,
@@ -126,7 +126,7 @@ def worst_data(plan: Plan) -> Iterator[Line]:
     """No direction says more than another: the case in which nothing can be ruled out early."""
     found: list[Line] = []
     sizes = [(10_000, 256), (10_000, 384), (plan.large, 384), (10_000, 768), (10_000, 1_536)]
-    for count, dim in [(2_000, 256)] if plan.is_quick else sizes:
+    for count, dim in [(500, 256)] if plan.is_quick else sizes:
         made = index.measured("isotropic", index.isotropic(count + SPARE, dim), 8, 0.90)
         what = f"index search from 0.90, isotropic, {count:,} × {dim}"
         bar = 5.0 if (count, dim) == (plan.large, 384) else None
@@ -173,7 +173,7 @@ def after_deletes(plan: Plan) -> Iterator[Line]:
 @row
 def many_namespaces(plan: Plan) -> Iterator[Line]:
     own, rest = plan.entries // 3, plan.entries - plan.entries // 3
-    for count in (1, 100) if plan.is_quick else (1, 10, 100, 1_000, 10_000):
+    for count in (100,) if plan.is_quick else (1, 10, 100, 1_000, 10_000):
         found = plan.bench.run(
             "ManyNamespaces",
             rounds=plan.rounds,
@@ -192,7 +192,7 @@ def fan_out(plan: Plan) -> Iterator[Line]:
     for backend, others in (("asyncio", (PEER,)), ("trio", ())):
         found = plan.bench.run(
             "FanOut",
-            rounds=3,
+            rounds=plan.few,
             others=others,
             data=plan.data,
             entries=plan.entries,
@@ -215,7 +215,7 @@ def mixed_trace(plan: Plan) -> Iterator[Line]:
 @row
 def processes(plan: Plan) -> Iterator[Line]:
     """How far one file carries on this machine."""
-    for workers in (1, 2) if plan.is_quick else (1, 2, 4):
+    for workers in (2,) if plan.is_quick else (1, 2, 4):
         total = plan.bench.together(
             "SharedFile",
             workers,

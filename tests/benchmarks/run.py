@@ -80,7 +80,7 @@ def interpreters(chosen: argparse.Namespace) -> dict[str, Path | str]:
 
 def sized(bench: Bench, chosen: argparse.Namespace) -> Plan:
     if chosen.quick:
-        sizes: dict[str, Any] = {"entries": 2_000, "large": 2_000, "rounds": 1, "is_quick": True}
+        sizes: dict[str, Any] = {"entries": 1_200, "large": 500, "rounds": 1, "is_quick": True}
     else:
         sizes = {"largest": 1_000_000 if chosen.full else None}
         if chosen.full:

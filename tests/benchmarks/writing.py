@@ -23,10 +23,15 @@ LIKE_ORDINARY = 1.5
 
 @row
 def put(plan: Plan) -> Iterator[Line]:
-    count = 2_000 if plan.is_quick else 20_000
+    count = 200 if plan.is_quick else 20_000
     for name, store, durability in STORES:
         found = plan.bench.run(
-            "Puts", rounds=3, data=plan.data, entries=count, store=store, durability=durability
+            "Puts",
+            rounds=plan.few,
+            data=plan.data,
+            entries=count,
+            store=store,
+            durability=durability,
         )
         has_bar = durability == "group"
         for told, figure, most, unit in (
@@ -36,13 +41,16 @@ def put(plan: Plan) -> Iterator[Line]:
         ):
             bar: dict[str, Any] = {"side": "≤", "bar": most} if has_bar else {}
             what = f"put, {name}, {figure}"
-            yield line(found, what, found.of(OURS, told), unit, told=told, **bar)
+            at = {"store": store, "durability": durability}
+            yield line(found, what, found.of(OURS, told), unit, told=told, at=at, **bar)
 
 
 @row
 def put_at_limit(plan: Plan) -> Iterator[Line]:
-    count, puts = (1_000, 20) if plan.is_quick else (20_000, 300)
-    found = plan.bench.run("PutsAtTheLimit", rounds=3, data=plan.data, entries=count, puts=puts)
+    count, puts = (200, 20) if plan.is_quick else (20_000, 300)
+    found = plan.bench.run(
+        "PutsAtTheLimit", rounds=plan.few, data=plan.data, entries=count, puts=puts
+    )
     what = f"put at max_entries={count:,}, mean of {puts}"
     ratio = turned(found.ratio("mean"))
     unit = "× an ordinary put"
@@ -53,15 +61,23 @@ def put_at_limit(plan: Plan) -> Iterator[Line]:
 def fill(plan: Plan) -> Iterator[Line]:
     for how, bar in (("put", 5.0), ("put_many", 3.0)):
         found = plan.bench.run(
-            "Fill", rounds=3, other_rounds=1, data=plan.data, entries=plan.large, how=how
+            "Fill",
+            rounds=plan.few,
+            other_rounds=1,
+            data=plan.data,
+            entries=plan.large,
+            how=how,
         )
         what = f"fill SQLite with {plan.large:,} by `{how}`"
-        yield line(found, what, found.of(OURS, "s"), "s", told="s", side="≤", bar=bar)
+        at = {"how": how, "n": plan.large}
+        yield line(found, what, found.of(OURS, "s"), "s", told="s", side="≤", bar=bar, at=at)
 
 
 @row
 def open_file(plan: Plan) -> Iterator[Line]:
-    found = plan.bench.run("OpenFile", rounds=5, other_rounds=3, data=plan.data, entries=plan.large)
+    found = plan.bench.run(
+        "OpenFile", rounds=plan.few, other_rounds=3, data=plan.data, entries=plan.large
+    )
     for told, what, bar in (
         ("ms", f"open a file of {plan.large:,}", 10.0),
         ("first_hit_ms", "its first semantic hit", 15.0),
@@ -72,7 +88,11 @@ def open_file(plan: Plan) -> Iterator[Line]:
 @row
 def clear_namespace(plan: Plan) -> Iterator[Line]:
     found = plan.bench.run(
-        "ClearNamespace", rounds=3, other_rounds=1, data=plan.data, entries=plan.large
+        "ClearNamespace",
+        rounds=plan.few,
+        other_rounds=1,
+        data=plan.data,
+        entries=plan.large,
     )
     what = f"clear_namespace of {plan.large:,}"
     yield line(found, what, found.of(OURS, "ms"), "ms", told="ms", side="≤", bar=50.0)
@@ -80,7 +100,9 @@ def clear_namespace(plan: Plan) -> Iterator[Line]:
 
 @row
 def vacuum(plan: Plan) -> Iterator[Line]:
-    found = plan.bench.run("Vacuum", rounds=3, other_rounds=1, data=plan.data, entries=plan.large)
+    found = plan.bench.run(
+        "Vacuum", rounds=plan.few, other_rounds=1, data=plan.data, entries=plan.large
+    )
     for told, what, bar in (
         ("ms", f"vacuum of {plan.large:,}, half expired", 500.0),
         ("longest_wait_ms", "the longest that a get or put waits for it", 5.0),
@@ -90,10 +112,12 @@ def vacuum(plan: Plan) -> Iterator[Line]:
 
 @row
 def memory(plan: Plan) -> Iterator[Line]:
-    for name, settings, bar in (
+    dtypes: tuple[tuple[str, dict[str, str], float | None], ...] = (
         ("float32", {}, 2_750.0),
+        ("float16", {"vector_dtype": "float16"}, None),
         ("int8", {"vector_dtype": "int8"}, 1_000.0),
-    ):
+    )
+    for name, settings, bar in dtypes:
         found = plan.bench.run(
             "MemoryOfEntries",
             rounds=1,
@@ -102,4 +126,6 @@ def memory(plan: Plan) -> Iterator[Line]:
             settings=settings,
         )
         what = f"memory an entry, {name}, 430-character answers, {plan.named(plan.large)}"
-        yield line(found, what, found.of(OURS, "bytes"), "B", told="bytes", side="≤", bar=bar)
+        at = {"dtype": name, "dim": plan.bench.vectors(plan.data).shape[1]}
+        own: dict[str, Any] = {"side": "≤", "bar": bar} if bar else {}
+        yield line(found, what, found.of(OURS, "bytes"), "B", told="bytes", at=at, **own)
