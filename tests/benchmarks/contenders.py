@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 import venv
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,10 @@ LONGEST = 600.0
 
 LARGEST_OF = ("worst_ms", "longest_wait_ms")
 """Figures of which not the median round is told, but the worst."""
+
+
+ENOUGH = 30.0
+"""Seconds of rounds after which no other begins."""
 
 
 class Failed(Exception):
@@ -177,7 +182,10 @@ class Bench:
                 with self._noting(found, name):
                     workers[name] = stack.enter_context(self._worker(name))
                     workers[name].ask(**asked)
+            start = time.perf_counter()
             for at in range(max(counts.values())):
+                if at and time.perf_counter() - start > ENOUGH:
+                    break
                 for name in names if at % 2 else reversed(names):
                     if at < counts[name] and name not in found.failed:
                         with self._noting(found, name):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from contenders import OURS, PEER, Bench, Found
-from lines import Line
+from contenders import GPTCACHE, OURS, PEER, Bench, Found
+from lines import Line, number
 
 __all__ = ["ROWS", "Plan", "line", "row", "turned"]
 
@@ -64,11 +64,11 @@ def line(
         **{name: found.of(name, told) for name in found.rounds if name != OURS},
         "faster": found.faster(PEER, told),
     }
-    notes = [f"{name}: {why}" for name, why in found.failed.items()]
+    notes = [why if name in why else f"{name}: {why}" for name, why in found.failed.items()]
     if wrong := sum(one.get("wrong", 0) for one in found.rounds.get(OURS, [])):
         notes.append(f"{wrong:.0f} answers differ from those of comparing with all")
-    if more := rest.pop("note", ""):
-        notes.append(more)
+    if (other := medians.get(GPTCACHE)) is not None:
+        notes.append(f"GPTCache takes {number(other)} {UNITS.get(told, 'µs')}")
     return Line(
         what,
         figure,

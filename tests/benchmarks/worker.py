@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import timing
 from scenarios import SCENARIOS
-from subjects import SUBJECTS
+from subjects import SUBJECTS, Unsupported
 
 
 def main() -> None:
@@ -49,6 +49,8 @@ def main() -> None:
                 say(found={})
             else:
                 say(found=scenario.round())
+        except Unsupported as exc:
+            say(failed=str(exc))
         except Exception as exc:
             say(failed=f"{type(exc).__name__}: {exc}")
 
