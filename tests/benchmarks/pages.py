@@ -11,7 +11,7 @@ import report
 import scaling
 from lines import Line
 
-__all__ = ["SECTIONS", "write"]
+__all__ = ["PAGES", "SECTIONS", "check", "write"]
 
 SECTIONS = {
     "exact hits": ("exact-hit", "decorated", "async-exact-hit"),
@@ -27,6 +27,9 @@ SECTIONS = {
 """Marks in performance.md, and the rows between them."""
 
 
+PAGES = ("performance.md", "scaling.md")
+
+
 def write(docs: Path, figures: Mapping[str, Any], lines: Sequence[Line]) -> None:
     """Both pages of this folder, and the plots."""
     drawing.draw(docs / "performance", lines, figures["data"])
@@ -36,6 +39,18 @@ def write(docs: Path, figures: Mapping[str, Any], lines: Sequence[Line]) -> None
         parts[name] = "\n\n".join(filter(None, (report.table(own), notes(own))))
     report.rewrite(docs / "performance.md", parts)
     report.rewrite(docs / "scaling.md", scaling.parts(lines, figures.get("engines")))
+
+
+def check(docs: Path) -> None:
+    """
+    Before anything is measured: that both pages are there.
+
+    Raises:
+        SystemExit: one is not.
+    """
+    for page in PAGES:
+        if not (docs / page).exists():
+            raise SystemExit(f"{docs / page} is not there, so nothing was measured. Pass --docs.")
 
 
 def machine(told: Mapping[str, Any]) -> str:

@@ -12,6 +12,9 @@ from lines import Line, number
 __all__ = ["goals", "records", "rewrite", "table"]
 
 HEADS = ("", "bar", "measured", "met?", "mneme", "against", "mneme-cache", "mneme-cache / mneme")
+BEHIND = 0.95
+"""Less than this is not noise."""
+
 SAID = {True: "yes", False: "**no**", None: "–"}
 
 
@@ -39,10 +42,10 @@ def cells(line: Line) -> tuple[str, ...]:
 
 
 def goals(lines: Sequence[Line]) -> str:
-    """How many bars are met, and each that is not or was not measured, in words."""
+    """How many bars are met; what is not, what was not measured, what another does better."""
     judged = [line for line in lines if line.bar is not None]
     met = [line for line in judged if line.is_met]
-    told = [f"{len(met)} of {len(judged)} bars are met."]
+    told = [f"{len(met)} of {len(judged)} bars are met.", ""]
     told += [
         f"- Missed: {line.what}: {number(line.figure)} {line.unit}, "
         f"the bar is {line.side} {number(line.bar)}."
@@ -53,6 +56,12 @@ def goals(lines: Sequence[Line]) -> str:
         f"- Not measured: {line.what}{f' ({line.note})' if line.note else ''}."
         for line in judged
         if line.is_met is None
+    ]
+    told += [
+        f"- Behind {PEER}: {line.what} takes {number(1.0 / line.told['faster'])} × its "
+        f"{number(line.told[PEER])} {line.told_unit}."
+        for line in lines
+        if 0.0 < line.told.get("faster", 1.0) < BEHIND
     ]
     return "\n".join(told)
 

@@ -143,6 +143,10 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     chosen = arguments()
+    is_whole = not chosen.quick and (chosen.source is not None or not chosen.only)
+    docs = chosen.docs or (DOCS if is_whole else None)
+    if docs is not None:
+        pages.check(docs)
     figures: dict[str, Any] = {"lines": []}
     if chosen.source is not None:
         figures = json.loads(chosen.source.read_text(encoding="utf-8"))
@@ -158,8 +162,6 @@ def main() -> int:
         print(f"{report.table(lines)}\n\n{report.goals(lines)}")
         if chosen.json:
             Path(chosen.json).write_text(text, encoding="utf-8")
-    is_whole = not chosen.quick and (chosen.source is not None or not chosen.only)
-    docs = chosen.docs or (DOCS if is_whole else None)
     if docs is not None:
         pages.write(docs, figures, lines)
         (docs / KEPT).write_text(text, encoding="utf-8")

@@ -84,14 +84,20 @@ def test_a_bar_is_met_from_its_side(bench: SimpleNamespace) -> None:
 
 
 def test_goals_are_told_plainly(bench: SimpleNamespace) -> None:
-    """What is missed is told with its figure, and what was not measured with the reason."""
+    """What is missed, what was not measured and why, and where another is ahead is told."""
     told = bench.report.goals(
-        [line(bench, 4.0, "≤"), line(bench, 6.5, "≤"), line(bench, None, "≤", note="no such")]
+        [
+            line(bench, 4.0, "≤", told={"ours": 4.0, "mneme-cache": 2.0, "faster": 0.5}),
+            line(bench, 6.5, "≤", told={"ours": 6.5, "mneme-cache": 13.0, "faster": 2.0}),
+            line(bench, None, "≤", note="no such"),
+        ]
     )
     assert told.splitlines() == [
         "1 of 3 bars are met.",
+        "",
         "- Missed: a get: 6.50 µs, the bar is ≤ 5.00.",
         "- Not measured: a get (no such).",
+        "- Behind mneme-cache: a get takes 2.00 × its 2.00 µs.",
     ]
 
 
