@@ -25,9 +25,11 @@ from mneme.errors import (
     CacheClosedError,
     CorruptCacheError,
     EmbedderDimensionError,
+    EmbedderMismatchError,
     EmbeddingError,
     MultiProcessLockError,
     NamespaceQuotaExceededError,
+    SchemaMigrationError,
     StoreBackendError,
 )
 from mneme.records import Candidate, Entry, Explanation, Hit, Identity, Miss, Partition, Terms
@@ -53,12 +55,14 @@ T = TypeVar("T")
 
 EMBEDDER_WEATHER = (EmbeddingError, EmbedderDimensionError)
 STORE_WEATHER = (StoreBackendError, MultiProcessLockError)
+STORE_BROKEN = (*STORE_WEATHER, CorruptCacheError, EmbedderMismatchError, SchemaMigrationError)
+"""What happens to a store that was open: damaged, or replaced by another's. No caller's mistake."""
+
 NOT_KEPT = (
     *EMBEDDER_WEATHER,
-    *STORE_WEATHER,
+    *STORE_BROKEN,
     # Closed while the call ran: its answer is paid for all the same.
     CacheClosedError,
-    CorruptCacheError,
     NamespaceQuotaExceededError,
     Unkeepable,
 )
@@ -291,9 +295,12 @@ async def _settled(port: Port, ask: Ask) -> Hit | Miss | None:
     try:
         if not core.is_open:
             await port.ready()
+    except STORE_WEATHER as exc:
+        return _without_store(core, ask, exc)
+    try:
         if core.is_behind():
             await port.catch_up()
-    except STORE_WEATHER as exc:
+    except STORE_BROKEN as exc:
         return _without_store(core, ask, exc)
     found = await known(port, ask)
     if isinstance(found, Hit) and core.judges.of(ask).shadows:

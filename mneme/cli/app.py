@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter, deque
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 import mneme
+from mneme import stores
 from mneme._core.freshness import freshness
 from mneme.cache import SemanticCache
 from mneme.cli.bench import bench
@@ -215,6 +217,31 @@ def line_of(entry: Entry, now: float) -> dict[str, Any]:
         "exact_only": entry.vector is None,
         "metadata": json.loads(entry.metadata),
     }
+
+
+@app.command()
+def salvage(
+    damaged: Annotated[Path, typer.Argument(help="The file that is damaged; it is only read.")],
+    rescued: Annotated[Path, typer.Argument(help="The new file.")],
+    fingerprint: Annotated[
+        str | None, typer.Option(help="Of the embedder, where the file no longer says it.")
+    ] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Save what can be read of a damaged file in a new one, and say what is lost."""
+    with plain_errors(), working() as progress:
+        progress.add_task("reading", total=None)
+        found = stores.salvage(damaged, rescued, fingerprint=fingerprint)
+    if as_json:
+        say_json(asdict(found))
+        return
+    typer.echo(
+        f"{rescued}: saved {found.entries:,} entries, {found.labels:,} labels, "
+        f"{found.counters:,} counters and {found.states:,} learned states"
+    )
+    typer.echo(f"{damaged}: {found.lost:,} entries are known to be lost; it was left as it is")
+    for note in found.notes:
+        typer.echo(note)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from mneme.errors import CorruptCacheError, EmbedderMismatchError, StoreBackendE
 from mneme.records import Changes, Entry, Label
 from mneme.stores._address import Address, is_url, open_store, owner_of, owner_of_file
 from mneme.stores._rows import COLUMNS, entry_of
-from mneme.stores.sqlite import SCHEMA_VERSION
+from mneme.stores._sqlite_schema import SCHEMA_VERSION
 from mneme.types import Store
 
 __all__ = ["SQLiteReader", "open_source"]
@@ -21,9 +21,11 @@ __all__ = ["SQLiteReader", "open_source"]
 PAGE = 256
 """Entries that are read at once; in between others may write, and the log be written back."""
 
-_SCAN = (
-    f"SELECT {', '.join(COLUMNS)}, seq, rowid FROM entries WHERE (seq, rowid) > (?, ?) "
-    "ORDER BY seq, rowid LIMIT ?"
+_COLUMNS = ", ".join(COLUMNS)
+_SCAN = f"SELECT {_COLUMNS}, seq, 0 FROM live WHERE seq > ?1 AND ?2 <= 0 ORDER BY seq LIMIT ?3"
+_SCAN_LAYOUT_1 = (
+    f"SELECT {_COLUMNS}, seq, rowid FROM entries WHERE (seq, rowid) > (?1, ?2) "
+    "ORDER BY seq, rowid LIMIT ?3"
 )
 
 
@@ -88,9 +90,11 @@ class SQLiteReader:
             )
 
     def scan(self) -> Iterator[Entry]:
+        ((version,),) = self._rows("PRAGMA user_version")
+        statement = _SCAN if version > 1 else _SCAN_LAYOUT_1
         after = (-1, -1)
         dim = self._owner[1] if self._owner is not None else 0
-        while rows := self._rows(_SCAN, (*after, PAGE)):
+        while rows := self._rows(statement, (*after, PAGE)):
             after = rows[-1][-2:]
             for row in rows:
                 entry = entry_of(row[:-2], dim)

@@ -303,7 +303,7 @@ class SQLiteFile(_forks.Forked):
                 self.bad_rows += 1
                 raise CorruptCacheError(
                     f"{self.path} is damaged ({exc}). It was left as it is. "
-                    "Restore a copy, or use another path."
+                    "Restore a copy, run python -m mneme salvage, or use another path."
                 ) from exc
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise MultiProcessLockError(

@@ -68,6 +68,24 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
+def test_salvage_saves_what_can_be_read(file: Path, tmp_path: Path) -> None:
+    """A damaged file is left as it is; a new one has the rest, and it is said what is lost."""
+    content = bytearray(file.read_bytes())
+    at = content.index(b"old question 17") // 4_096 * 4_096
+    content[at : at + 4_096] = bytes(4_096)
+    file.write_bytes(content)
+    rescued = tmp_path / "rescued.db"
+    found = told("salvage", file, rescued)
+    assert 20 < found["entries"] < 33
+    assert found["lost"] == 33 - found["entries"]
+    assert file.read_bytes() == content
+    assert told("stats", rescued)["entries"] == found["entries"]
+    said = run("salvage", file, tmp_path / "again.db").stdout
+    assert f"saved {found['entries']} entries" in said
+    assert f"{found['lost']} entries are known to be lost; it was left as it is" in said
+    assert "exists" in refused("salvage", file, rescued)
+
+
 def test_stats_counts_by_namespace(file: Path) -> None:
     """Entries, expired ones and the counters of each namespace, and whose file it is."""
     found = told("stats", file)

@@ -107,7 +107,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "another's WAL file": (_foreign_wal, CorruptCacheError, "not touched"),
     "another application's": (_foreign_named, CorruptCacheError, "not touched"),
     "a newer layout": (_newer, SchemaMigrationError, "layout 99.*Upgrade mneme-toolkit"),
-    "cut off": (_cut, CorruptCacheError, "damaged.*Restore a copy, or use another path"),
+    "cut off": (_cut, CorruptCacheError, "damaged.*salvage, or use another path"),
     "cut in the first page": (_cut_in_the_first_page, CorruptCacheError, "Restore a copy"),
     "scribbled over": (_scribbled, CorruptCacheError, "Restore a copy"),
     "a scribbled schema": (_scribbled_schema, CorruptCacheError, "Restore a copy"),
