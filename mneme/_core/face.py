@@ -313,10 +313,19 @@ def terms_of(
     Raises:
         ValueError: a negative TTL.
         TypeError: tags that are not text, or one text where a list is meant.
+        ValueError: a tag holds half of a surrogate pair.
     """
     named = (tags,) if isinstance(tags, str) else tuple(tags)
     if isinstance(tags, str) or not all(isinstance(tag, str) for tag in named):
         raise TypeError(f"tags must be a list of text, got {tags!r}.")
+    for tag in named:
+        try:
+            tag.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the tag {tag!r} holds half of a surrogate pair, which is not text. "
+                "Nothing was stored. Decode it with errors='replace' first."
+            ) from None
     return Terms(ttl=as_seconds(ttl, "ttl"), metadata=metadata, tags=named)
 
 

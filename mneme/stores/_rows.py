@@ -11,7 +11,7 @@ import numpy as np
 
 from mneme.records import Entry, Key, Partition, Payload, PayloadKind
 
-__all__ = ["COLUMNS", "as_bytes", "as_text", "death_of", "entry_of", "row_of"]
+__all__ = ["COLUMNS", "as_bytes", "as_text", "check_text", "death_of", "entry_of", "row_of"]
 
 COLUMNS = (
     "partition", "key", "namespace", "prompt", "kind", "payload", "metadata", "tags",
@@ -36,6 +36,18 @@ def death_of(entry: Entry) -> float | None:
     if entry.expires_at is None:
         return None
     return max(entry.expires_at, entry.dies_at or entry.expires_at)
+
+
+def check_text(entry: Entry) -> None:
+    """
+    Refuse what SQLite would refuse to write.
+
+    Raises:
+        UnicodeEncodeError: some text of the entry holds half of a surrogate pair.
+    """
+    for text in (entry.namespace, entry.prompt, entry.payload.data, entry.metadata, *entry.tags):
+        if isinstance(text, str):
+            text.encode()
 
 
 def row_of(entry: Entry) -> tuple[Any, ...]:

@@ -311,6 +311,11 @@ class SQLiteFile(_forks.Forked):
                     "Nothing was changed. Try again, or raise busy_timeout."
                 ) from exc
             raise self._unavailable(exc) from exc
+        except (UnicodeError, OverflowError) as exc:
+            raise StoreBackendError(
+                f"{self.path} cannot hold what it was given: {exc}. Nothing was changed. "
+                "Leave out half surrogate pairs, and integers of more than 64 bits."
+            ) from exc
         except (OSError, sqlite3.Error) as exc:
             raise self._unavailable(exc) from exc
 

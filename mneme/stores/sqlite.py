@@ -18,7 +18,7 @@ import numpy as np
 from mneme import _forks
 from mneme.records import Changes, Entry, Identity, Key, Label, Partition, Vector
 from mneme.stores._group import GroupCommit
-from mneme.stores._rows import COLUMNS, entry_of
+from mneme.stores._rows import COLUMNS, check_text, entry_of
 from mneme.stores._sqlite_file import SQLiteFile
 from mneme.stores._sqlite_schema import SCHEMA_VERSION
 from mneme.stores._sqlite_writes import LABEL_COLUMNS, seq_of
@@ -130,6 +130,10 @@ class SQLiteStore(_forks.Forked):
         if self._group is None:
             return self._file.write(changes)
         marks = self._file.marks
+        with self._file.errors():
+            # Later it would hold up all that waits with it.
+            for entry in changes.puts:
+                check_text(entry)
         self._group.add(changes)
         if not (changes.puts or changes.removed or changes.cleared):
             return changes.mark

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from support.embedders import Spy, cosine, spy_for
 from support.worlds import WORLDS, World, settled, without_blocking
 
-from mneme import SemanticCache, Stats
+from mneme import SemanticCache, SQLiteStore, Stats, StoreBackendError
+from mneme.records import Changes
 
 IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
 
@@ -132,3 +134,23 @@ def test_strange_counters(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         rows = dict(connection.execute("SELECT name, n FROM counts").fetchall())
     assert rows == {"of a later version": 5, "hits_exact": 1}
+
+
+@pytest.mark.parametrize("durability", ["commit", "group"])
+def test_what_sqlite_cannot_hold(durability: Any, tmp_path: Path) -> None:
+    """Half a surrogate pair, or a count of too many bits, is refused; what comes after is kept."""
+    path = tmp_path / "cache.db"
+    _fill(path)
+    store = SQLiteStore(path, durability=durability)
+    store.claim(Spy().fingerprint, 256)
+    entry = next(iter(store.scan()))
+    for bad in (replace(entry, prompt="\ud800"), replace(entry, tags=("\udfff",))):
+        with pytest.raises(StoreBackendError, match="Leave out half surrogate pairs"):
+            store.commit(Changes((bad,)))
+    if durability == "commit":
+        with pytest.raises(StoreBackendError, match="integers of more than 64 bits"):
+            store.commit(Changes(counts={("default", "hits_exact"): 2**63}))
+    store.commit(Changes((replace(entry, prompt="changed"),)))
+    assert {one.prompt for one in store.scan()} >= {"changed"}
+    assert len(list(store.scan())) == 2
+    store.close()

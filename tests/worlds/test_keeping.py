@@ -140,6 +140,8 @@ async def test_oversized_and_unstorable_answers_are_refused(s: Scene) -> None:
                 await cache.put_many([("fine", "r"), ("q", unstorable)])
         with pytest.raises(CodecError, match="metadata"):
             await cache.put("q", "r", metadata={"k": object()})
+        with pytest.raises(ValueError, match=r"half of a surrogate pair.*errors='replace'"):
+            await cache.put("q", "r", tags=["\ud800"])
         with pytest.raises(TypeError, match="tags must be a list"):
             await cache.put("q", "r", tags="one")
         assert await cache.put("q", "x" * 10, metadata={"k": "x" * 12}) is True
