@@ -147,8 +147,10 @@ def check(report: Report, before: State, first: int, death: Death, found: State)
         states.append(after(states[-1], number))
     # The latest that fits: many operations change nothing.
     done = next((at for at in range(len(states) - 1, -1, -1) if states[at] == found), None)
-    if done is None and _is_between(states[-2], states[-1], found, last):
-        done = len(states) - 2
+    if done is None:
+        # A group may take only a part of a removal of many with it.
+        parts = range(len(states) - 2, -1, -1)
+        done = next((at for at in parts if _is_part(states, at, found, first + at)), None)
     if done is None:
         report.wrong.append(
             f"after {first} to {last} ({plan(last)[0]}): {_difference(states, found)}"
@@ -161,11 +163,11 @@ def check(report: Report, before: State, first: int, death: Death, found: State)
         report.wrong.append(f"lost what had returned {max(lost):.1f} ms before the kill")
 
 
-def _is_between(before: State, then: State, found: State, number: int) -> bool:
-    """Whether the removal of many that was running is done in part."""
+def _is_part(states: list[State], at: int, found: State, number: int) -> bool:
+    """Whether `found` is what operation `number`, a removal of many, has half done."""
     if plan(number)[0] != "clear":
         return False
-    return then.items() <= found.items() <= before.items()
+    return states[at + 1].items() <= found.items() <= states[at].items()
 
 
 def _difference(states: list[State], found: State) -> str:
