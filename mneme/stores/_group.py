@@ -18,6 +18,9 @@ __all__ = ["GroupCommit"]
 
 log = logging.getLogger("mneme")
 
+LOG_EVERY = 60.0
+"""Seconds between two log lines about writes that failed."""
+
 MAX_WAITING = 1_024
 """Entries; a store that falls further behind makes its callers wait, as without grouping."""
 
@@ -45,6 +48,7 @@ class GroupCommit:
         self._write = write
         self._delay = delay
         self._clock = clock
+        self._logged = float("-inf")
         self._waiting: deque[tuple[float, Changes]] = deque()
         self._entries = 0
         self._added = 0
@@ -152,6 +156,9 @@ class GroupCommit:
         try:
             write()
         except MnemeError as exc:
+            if self._clock() - self._logged < LOG_EVERY:
+                return
+            self._logged = self._clock()
             log.warning("a group commit failed and will be tried again: %s", exc)
 
 

@@ -289,6 +289,8 @@ class SQLiteFile(_forks.Forked):
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
+                    if self._mark is not None:
+                        self._mark.withdraw()
                     connection.execute("ROLLBACK")
                 raise
 

@@ -38,13 +38,16 @@ class Mark:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if os.fstat(file).st_size < 8:
-                os.ftruncate(file, 8)
+                # Written, not cut to size: a disk that is full says so here, and not by a signal
+                # when the map is written to.
+                os.pwrite(file, bytes(8), 0)
             self._shared = memoryview(mmap.mmap(file, 8)).cast("Q")
         finally:
             os.close(file)
         # Whatever stands there and differs is a leftover.
         self._shared[0] = self._real = self._told = 2 * seq
         self._is_committing = False
+        self._before: int | None = None
         # No mark may be one that was told of the other file.
         self._last: int = 0 if before is None else before._last
         self._floors: OrderedDict[int, int] = OrderedDict()
@@ -92,18 +95,23 @@ class Mark:
         """A commit of this process, which ends with `seq`, is on its way; `before` was the last."""
         # Nobody else can commit now: readers of this process need not look.
         self._is_committing = self._real == 2 * before
-        self._shared[0] = 2 * seq
+        self._before, self._shared[0] = self._shared[0], 2 * seq
+
+    def withdraw(self) -> None:
+        """It will not be; still nobody else can write, and nobody need look."""
+        if self._before is not None:
+            self._before, self._shared[0] = None, self._before
 
     def end(self, seq: int) -> None:
         """It is committed."""
         # Only now: what did not come to be committed may yet be another's number.
         if self._is_committing:
             self._real = 2 * seq
-        self._is_committing = False
+        self._is_committing, self._before = False, None
 
     def fail(self) -> None:
         """It is not, as far as is known."""
-        self._is_committing = False
+        self._is_committing, self._before = False, None
 
     def tell(self, mark: int, before: int, seq: int) -> int:
         """The mark for who stood at `mark` and has committed what ends with `seq`."""

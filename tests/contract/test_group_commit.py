@@ -11,7 +11,7 @@ import pytest
 from mneme.errors import StoreBackendError
 from mneme.records import Changes
 from mneme.stores._group import GroupCommit
-from mneme.testing import entry
+from mneme.testing import ManualClock, entry
 
 
 class Writer:
@@ -105,6 +105,21 @@ def test_a_failed_write_is_kept_and_tried_again(caplog: pytest.LogCaptureFixture
         assert entry("c").identity not in changes.removed or "c" not in last
     assert last == {"a": "new", "b": "a memory", "c": "a memory"}
     assert "will be tried again" in caplog.text
+
+
+def test_failed_writes_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """A disk that stays full does not fill the log, too."""
+    writer, clock = Writer(), ManualClock(0.0)
+    writer.fails = True
+    # No thread of its own: it would wait for a day.
+    group = GroupCommit(writer, delay=86_400.0, clock=clock)
+    group.add(Changes(puts=(entry("a"),)))
+    for seconds, lines in ((0.0, 1), (59.0, 1), (1.0, 2), (1.0, 2)):
+        clock.advance(seconds)
+        group.try_flush()
+        assert caplog.text.count("will be tried again") == lines
+    writer.fails = False
+    group.close()
 
 
 def test_a_store_that_falls_behind_makes_callers_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,3 +216,51 @@ def test_a_disk_that_fails(world: World, tmp_path: Path) -> None:
         await settled(calls.cache.close())
 
     world.run(scenario)
+
+
+class _Full:
+    """A connection whose commits find no room."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def execute(self, statement: str, *args: Any) -> Any:
+        if statement == "COMMIT":
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return self._connection.execute(statement, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+@pytest.mark.parametrize("durability", ["commit", "group"])
+def test_a_commit_that_finds_no_room(durability: Any, tmp_path: Path) -> None:
+    """Nothing has changed, so nobody need look: what is in memory is served without the disk."""
+    path = tmp_path / "cache.db"
+    with (
+        SemanticCache(path, embedder=spy_for(WORLDS[0]), durability=durability) as cache,
+        SemanticCache(path, embedder=spy_for(WORLDS[0])) as other,
+    ):
+        store: Any = cache._core.store
+        cache.put("before", "B")
+        assert cache.labels() == []
+        assert other.get("before") is not None
+        connection = store._connection
+        store._connection = _Full(connection)
+
+        def write() -> None:
+            cache.put("after", "A")
+            # Here at the latest what waits in a group is written.
+            cache.labels()
+
+        with pytest.raises(StoreBackendError, match="the disk has room"):
+            write()
+        for one in (cache, other):
+            assert not one._core.is_behind()
+            assert one.get("before") is not None
+        store._connection = connection
+        assert cache.put("after", "A")
+        assert cache.labels() == []
+        assert other.get("after") is not None
