@@ -17,7 +17,6 @@ from mneme._core.keys import normalize as normalize_prompt
 from mneme._core.manner import Manner, Mode, PolicyName
 from mneme._core.settings import SelfCheck, Settings, check_count
 from mneme._core.threshold import CalibratedThreshold, threshold_of
-from mneme.errors import IndexBackendUnavailableError
 from mneme.guards import DEFAULT_GUARDS
 from mneme.indexes._making import Indexing
 from mneme.records import Health, Identity, Selection, Stats, Terms
@@ -125,8 +124,10 @@ class Face:
             metrics_hook: ``(event, attributes)``, called in line; what it raises is logged.
             normalize: True: case, spacing and final punctuation do not matter to the exact
                 layer; False: every character does; or your own function.
-            index_backend, index_options: how vectors are searched; this version has the exact
-                numpy index, which takes no options.
+            index_backend: ``"numpy"`` compares exactly, and so does ``"auto"``; ``"hnsw"``
+                searches a graph, which may miss (extra ``hnsw``).
+            index_options: of the graph: ``connectivity``, ``expansion_add``,
+                ``expansion_search`` and ``dtype``; the exact index takes none.
             vector_dtype: how they are kept in memory: ``"float16"`` takes half of float32 and
                 ``"int8"`` a quarter; the few that may answer are decided by their float32
                 vectors, which the store keeps.
@@ -145,6 +146,7 @@ class Face:
         Raises:
             ValueError: a setting that makes no sense; the message names it.
             TypeError: `embedder` is not an embedder.
+            IndexBackendUnavailableError: usearch, for ``"hnsw"``, is not installed.
             EmbedderMismatchError, CorruptCacheError, SchemaMigrationError, StoreBackendError:
                 the store cannot be used; it was not changed. An `AsyncSemanticCache` on a
                 file raises these from ``async with`` or from its first call.
@@ -153,12 +155,6 @@ class Face:
             raise ValueError("pass exactly one of path= (a SQLite file) and store=.")
         if store is not None and durability != "group":
             raise ValueError("durability= belongs to path=; give it to the store you made.")
-        if index_backend not in ("auto", "numpy", "hnsw"):
-            raise ValueError(f"index_backend must be auto, numpy or hnsw, got {index_backend!r}.")
-        if index_backend == "hnsw":
-            raise IndexBackendUnavailableError(
-                "this version of mneme has no hnsw index. Use index_backend='auto'."
-            )
         check_embedder(embedder)
         threshold = threshold_of(similarity_threshold, embedder.fingerprint, embedder.dim)
         settings = Settings.checked(
@@ -208,7 +204,7 @@ class Face:
                 store=store,
                 embedder=embedder,
                 indexing=indexing,
-                index_backend="numpy",
+                index_backend=indexing.chosen,
             )
         )
 

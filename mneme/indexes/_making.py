@@ -9,6 +9,7 @@ from typing import Any
 
 from mneme.errors import MnemeError
 from mneme.indexes.exact import DTYPES, ExactIndex
+from mneme.indexes.hnsw import HnswIndex, check_options, graph_class
 from mneme.records import Key, Partition, Vector
 from mneme.types import Index, Store, VectorSource
 
@@ -28,6 +29,7 @@ class Indexing:
 
     Raises:
         ValueError: a backend, dtype or option that there is not.
+        IndexBackendUnavailableError: the backend is not installed.
     """
 
     store: Store
@@ -38,26 +40,32 @@ class Indexing:
     def __post_init__(self) -> None:
         if self.vector_dtype not in DTYPES:
             raise ValueError(f"vector_dtype must be one of {DTYPES}, got {self.vector_dtype!r}.")
-        if self.backend not in ("auto", "numpy"):
-            raise ValueError(f"index_backend must be auto or numpy, got {self.backend!r}.")
-        if self.options:
+        if self.backend not in ("auto", "numpy", "hnsw"):
+            raise ValueError(f"index_backend must be auto, numpy or hnsw, got {self.backend!r}.")
+        if self.backend == "hnsw":
+            check_options(self.options)
+            graph_class()
+        elif self.options:
             raise ValueError(
                 f"the numpy index takes no options, got {sorted(self.options)}. Leave them out."
             )
 
     def with_dtype(self, dtype: str) -> Indexing:
-        return replace(self, vector_dtype=dtype)
+        options = {name: value for name, value in self.options.items() if name != "dtype"}
+        return replace(self, vector_dtype=dtype, options=options)
+
+    @property
+    def chosen(self) -> str:
+        """The backend, whatever was asked for."""
+        return "hnsw" if self.backend == "hnsw" else "numpy"
 
     def make(self, dim: int, partition: Partition) -> Index:
         """An empty index for the vectors of `partition`."""
-        if self.vector_dtype == "float32" or not isinstance(self.store, VectorSource):
-            return ExactIndex(dim, dtype=self.vector_dtype)
-        return ExactIndex(
-            dim,
-            dtype=self.vector_dtype,
-            exact=partial(_vectors, self.store, partition),
-            exact_floats=FETCH if self.store.blocking else 0,
-        )
+        settings: dict[str, Any] = {"dtype": self.vector_dtype, **self.options}
+        if settings["dtype"] != "float32" and isinstance(self.store, VectorSource):
+            settings["exact"] = partial(_vectors, self.store, partition)
+            settings["exact_floats"] = FETCH if self.store.blocking else 0
+        return HnswIndex(dim, **settings) if self.chosen == "hnsw" else ExactIndex(dim, **settings)
 
 
 def _vectors(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -90,8 +90,12 @@ class ExactIndex:
         self._start = start
         table = Table(dim) if dtype == "float32" else QuantisedTable(dim, dtype)
         self._body = Body(table, Names())
-        self._watch = Watch()
         self._fitting = _forks.lock(_forks.NEVER)
+
+    @cached_property
+    def _watch(self) -> Watch:
+        # Not before there is something to watch: of ten thousand partitions few are large.
+        return Watch()
 
     @classmethod
     def from_parts(

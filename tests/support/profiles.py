@@ -51,6 +51,7 @@ OPTIONAL = (
     "starlette",
     "trio",
     "typer",
+    "usearch",
     "uvicorn",
     "wordllama",
 )

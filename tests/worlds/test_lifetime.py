@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,10 +229,12 @@ def test_a_setting_that_makes_no_sense(
 
 
 @FACES
-def test_what_is_not_in_this_version(face: Any) -> None:
-    """A backend that mneme knows and does not have is an error with a name of its own."""
-    with pytest.raises(IndexBackendUnavailableError, match="index_backend='auto'"):
-        face(store=MemoryStore(), embedder=Spy(), index_backend="hnsw")
+def test_a_backend_that_is_not_installed(face: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has a name of its own, and says what installs it and what does without."""
+    monkeypatch.setitem(sys.modules, "usearch.index", None)
+    for remedy in ("pip install 'mneme-toolkit[hnsw]'", "index_backend='auto'"):
+        with pytest.raises(IndexBackendUnavailableError, match=re.escape(remedy)):
+            face(store=MemoryStore(), embedder=Spy(), index_backend="hnsw")
 
 
 @FACES
