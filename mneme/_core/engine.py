@@ -199,7 +199,12 @@ class EngineCore(Core):
             return self._write(puts, removed)
 
     def _write(
-        self, puts: Sequence[Entry], removed: Sequence[Identity], *, closing: bool = False
+        self,
+        puts: Sequence[Entry],
+        removed: Sequence[Identity],
+        *,
+        cleared: Sequence[str] = (),
+        closing: bool = False,
     ) -> int:
         drops = self._drops
         self._remove_forgotten()
@@ -208,8 +213,10 @@ class EngineCore(Core):
         used, self._used = tuple(self._used), {}
         counts = self.tally.take_unsaved()
         labels, states = self.judges.take_unsaved(closing=closing)
-        changes = Changes(latest, tuple(removed), counts, self._mark, labels, states, used=used)
-        if latest or removed or counts or labels or states or used:
+        changes = Changes(
+            latest, tuple(removed), counts, self._mark, labels, states, tuple(cleared), used
+        )
+        if latest or removed or cleared or counts or labels or states or used:
             try:
                 self._mark = self.store.commit(changes)
             except BaseException:

@@ -214,7 +214,7 @@ class Keeper(_forks.Forked):
             if changes is None:
                 self._rescan()
                 return
-            self.live.apply(changes.puts, changes.removed)
+            self.live.apply(changes.puts, changes.removed, changes.cleared)
             self._mark = changes.mark
 
     def _rescan(self) -> None:
@@ -258,17 +258,24 @@ class Keeper(_forks.Forked):
             return self._write(puts, removed)
 
     def _write(
-        self, puts: Sequence[Entry], removed: Sequence[Identity], *, closing: bool = False
+        self,
+        puts: Sequence[Entry],
+        removed: Sequence[Identity],
+        *,
+        cleared: Sequence[str] = (),
+        closing: bool = False,
     ) -> int:
         if self.store.mark() != self._mark:
             # What others have put again meanwhile is no longer ours to remove.
             self.catch_up()
-        plan = self.live.plan(puts, removed)
+        plan = self.live.plan(puts, removed, cleared)
         counts = self.tally.take_unsaved()
         labels, states = self.judges.take_unsaved(closing=closing)
         # Store before memory: when the store fails, nothing has changed anywhere.
-        if plan.puts or plan.removed or counts or labels or states:
-            changes = Changes(plan.puts, plan.removed, counts, self._mark, labels, states)
+        if plan.puts or plan.removed or cleared or counts or labels or states:
+            changes = Changes(
+                plan.puts, plan.removed, counts, self._mark, labels, states, plan.cleared
+            )
             try:
                 self._mark = self.store.commit(changes)
             except BaseException:
@@ -306,10 +313,27 @@ class Keeper(_forks.Forked):
 
     def remove_where(self, chosen: Selection) -> int:
         """Remove the entries that `chosen` says; their number. Commits a chunk at a time."""
+        if chosen == Selection(chosen.namespace):
+            return self._clear(chosen.namespace)
         identities = self._select(chosen)
         return sum(
             self.commit((), identities[at : at + CHUNK]) for at in range(0, len(identities), CHUNK)
         )
+
+    def _clear(self, namespace: str | None) -> int:
+        """Empty `namespace`, or all, in one commit."""
+        self.open()
+        with self._commits, store_errors(self.store):
+            self.check_open()
+            if self.store.mark() != self._mark:
+                # What others have put a moment ago counts as well.
+                self.catch_up()
+            filled = self.live.ledger.namespaces()
+            cleared = [name for name in filled if namespace in (None, name)]
+            count = self._write((), (), cleared=cleared) if cleared else 0
+        while self.live.sweep():
+            continue
+        return count
 
     def vacuum(self, namespace: str | None, compact: bool) -> int:
         """Remove what has died of age; the number. `compact` also gives disk space back."""

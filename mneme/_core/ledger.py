@@ -43,7 +43,10 @@ class Ledger:
         self, max_entries: int | None = None, quotas: Mapping[str, int] | None = None
     ) -> None:
         self.max_entries = max_entries
+        # May hold records that `clear` has made nobody's, until `sweep` comes to them.
         self._live: Queue = OrderedDict()
+        self._cleared: list[tuple[Partition, dict[Key, Record]]] = []
+        self._count = 0
         self.by_prompt: dict[Partition, dict[str, Record]] = {}
         self._by_key: dict[Partition, dict[Key, Record]] = {}
         self._sizes: dict[str, int] = {}
@@ -55,7 +58,7 @@ class Ledger:
             self.set_quota(namespace, quota)
 
     def __len__(self) -> int:
-        return len(self._live)
+        return self._count
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -74,7 +77,12 @@ class Ledger:
 
     def records(self) -> list[Record]:
         """A snapshot of all records, those that may have to go first ahead."""
-        return list(self._live.values())
+        records = list(self._live.values())
+        return [one for one in records if self._has(one)] if self._cleared else records
+
+    def _has(self, record: Record) -> bool:
+        """Whether it is live; what was cleared stands on no shelf."""
+        return self.find(record.entry.partition, record.entry.key) is record
 
     def partitions(self, namespace: str) -> set[Partition]:
         return set(self._partitions.get(namespace, ()))
@@ -83,7 +91,7 @@ class Ledger:
         return sorted(name for name, size in self._sizes.items() if size)
 
     def size(self, namespace: str | None = None) -> int:
-        return len(self._live) if namespace is None else self._sizes.get(namespace, 0)
+        return self._count if namespace is None else self._sizes.get(namespace, 0)
 
     def memory_bytes(self, namespace: str | None = None) -> int:
         """An estimate of what the entries occupy, without the vectors that the index holds."""
@@ -104,7 +112,7 @@ class Ledger:
             self._queues[namespace] = OrderedDict(
                 (identity, record)
                 for identity, record in self._live.items()
-                if record.entry.namespace == namespace
+                if record.entry.namespace == namespace and self._has(record)
             )
 
     def put(self, entry: Entry) -> None:
@@ -113,6 +121,7 @@ class Ledger:
         record = Record(entry)
         namespace, partition = entry.namespace, entry.partition
         self._live[entry.identity] = record
+        self._count += 1
         self.by_prompt.setdefault(partition, {})[entry.prompt] = record
         self._by_key.setdefault(partition, {})[entry.key] = record
         self._partitions.setdefault(namespace, set()).add(partition)
@@ -123,9 +132,12 @@ class Ledger:
 
     def remove(self, identity: Identity) -> Entry | None:
         """Forget an entry; the entry that was live, if one was."""
-        record = self._live.pop(identity, None)
+        record = self.find(*identity)
+        # Also where it is none: one that was cleared may be left there.
+        self._live.pop(identity, None)
         if record is None:
             return None
+        self._count -= 1
         entry = record.entry
         namespace, partition = entry.namespace, entry.partition
         by_prompt, by_key = self.by_prompt[partition], self._by_key[partition]
@@ -142,6 +154,31 @@ class Ledger:
         if (queue := self._queues.get(namespace)) is not None:
             queue.pop(identity, None)
         return entry
+
+    def clear(self, namespace: str) -> int:
+        """Forget all entries of `namespace` in no time, however many; their number."""
+        count = self._sizes.pop(namespace, 0)
+        for partition in self._partitions.pop(namespace, ()):
+            del self.by_prompt[partition]
+            self._cleared.append((partition, self._by_key.pop(partition)))
+        self._bytes.pop(namespace, None)
+        if namespace in self._queues:
+            self._queues[namespace] = OrderedDict()
+        self._count -= count
+        return count
+
+    def sweep(self, limit: int) -> bool:
+        """Let go of at most `limit` entries that were cleared; whether there are more."""
+        while self._cleared and limit > 0:
+            partition, shelf = self._cleared[-1]
+            while shelf and limit > 0:
+                limit -= 1
+                key, record = shelf.popitem()
+                if self._live.get((partition, key)) is record:
+                    del self._live[partition, key]
+            if not shelf:
+                self._cleared.pop()
+        return bool(self._cleared)
 
     def plan(
         self, puts: Sequence[Entry], namespaces: Iterable[str] = ()
@@ -170,24 +207,27 @@ class Ledger:
         for namespace in sorted(touched & self.quotas.keys()):
             quota = self.quotas[namespace]
             coming = sum(
-                entry.namespace == namespace and entry.identity not in self._live for entry in kept
+                entry.namespace == namespace and self.find(*entry.identity) is None
+                for entry in kept
             )
             excess = self._sizes.get(namespace, 0) + coming - quota
             gone.update(dict.fromkeys(self._victims(self._queues[namespace], excess, spared)))
         if self.max_entries is not None:
-            coming = sum(entry.identity not in self._live for entry in kept)
-            excess = len(self._live) + coming - len(gone) - self.max_entries
+            coming = sum(self.find(*entry.identity) is None for entry in kept)
+            excess = self._count + coming - len(gone) - self.max_entries
             gone.update(dict.fromkeys(self._victims(self._live, excess, spared | gone.keys())))
         return kept, list(gone)
 
-    @staticmethod
-    def _victims(queue: Queue, count: int, spared: set[Identity]) -> Iterator[Identity]:
+    def _victims(self, queue: Queue, count: int, spared: set[Identity]) -> Iterator[Identity]:
         """`count` identities in eviction order. Two rounds at most: the first clears bits."""
         left, looks = count, 2 * len(queue)
         chosen: set[Identity] = set()
         while left > 0 and looks > 0 and queue:
             looks -= 1
             identity, record = next(iter(queue.items()))
+            if self._cleared and not self._has(record):
+                del queue[identity]
+                continue
             queue.move_to_end(identity)
             if identity in spared or identity in chosen:
                 continue

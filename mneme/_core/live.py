@@ -14,6 +14,9 @@ from mneme.types import Index, Priced, SearchingMany
 
 __all__ = ["Live", "Plan"]
 
+SWEPT_AT_ONCE = 2_000
+"""Cleared entries that are let go of under one lock: some two milliseconds."""
+
 MANY = 4_096
 """Entries from which a partition is large: others cost little to compare with as a whole."""
 
@@ -24,12 +27,16 @@ CHUNK = 512
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one commit will do: entries put, identities the store is to remove, and why."""
+    """
+    What one commit will do: namespaces cleared, entries put, and identities that the store is
+    to remove, and why.
+    """
 
     puts: tuple[Entry, ...]
     asked: tuple[Identity, ...]
     victims: tuple[Identity, ...]
     doomed: tuple[Identity, ...]
+    cleared: tuple[str, ...] = ()
 
     @property
     def removed(self) -> tuple[Identity, ...]:
@@ -157,18 +164,23 @@ class Live:
         """The identities of the entries that `chosen` says, oldest first."""
         return [r.entry.identity for r in self._ledger.records() if chosen.has(r.entry)]
 
-    def plan(self, puts: Sequence[Entry], asked: Iterable[Identity]) -> Plan:
-        """What a commit of `puts` and the removals `asked` for will do; changes nothing."""
+    def plan(
+        self, puts: Sequence[Entry], asked: Iterable[Identity], cleared: Iterable[str] = ()
+    ) -> Plan:
+        """What a commit of `puts` and what is `asked` for will do; changes nothing."""
         with self._lock:
             kept, victims = self._ledger.plan(puts)
-            return Plan(tuple(kept), tuple(asked), tuple(victims), tuple(self._doomed))
+            return Plan(
+                tuple(kept), tuple(asked), tuple(victims), tuple(self._doomed), tuple(cleared)
+            )
 
     def carry_out(self, plan: Plan) -> tuple[int, list[Entry]]:
         """Do in memory what the store has done: removed as asked, and entries evicted."""
         with self._lock:
             for identity in plan.doomed:
                 self._doomed.pop(identity, None)
-            count = sum(self._forget(identity) is not None for identity in plan.asked)
+            count = sum(self._clear(namespace) for namespace in plan.cleared)
+            count += sum(self._forget(identity) is not None for identity in plan.asked)
             evicted = [gone for gone in map(self._forget, plan.victims) if gone is not None]
             for entry in plan.puts:
                 self._remember(entry)
@@ -188,14 +200,33 @@ class Live:
             gone = self._doomed.values()
             return sum(namespace in (None, entry.namespace) for entry in gone)
 
-    def apply(self, puts: Iterable[Entry], removed: Iterable[Identity]) -> None:
-        """What others have put and removed."""
+    def apply(
+        self,
+        puts: Iterable[Entry],
+        removed: Iterable[Identity],
+        cleared: Iterable[str] = (),
+    ) -> None:
+        """What others have cleared, removed and put."""
         with self._lock:
+            for namespace in cleared:
+                self._clear(namespace)
+            self._ledger.sweep(SWEPT_AT_ONCE)
             for identity in removed:
                 self._forget(identity)
             for entry in puts:
                 if not self._is_doomed(entry):
                     self._remember(entry)
+
+    def sweep(self) -> bool:
+        """Let go of some entries that were cleared; whether there are more."""
+        with self._lock:
+            return self._ledger.sweep(SWEPT_AT_ONCE)
+
+    def _clear(self, namespace: str) -> int:
+        for partition in self._ledger.partitions(namespace):
+            self._indexes.pop(partition, None)
+            self._priced.pop(partition, None)
+        return self._ledger.clear(namespace)
 
     def replace_all(self, entries: Iterable[Entry], now: float) -> list[str]:
         """

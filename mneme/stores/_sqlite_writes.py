@@ -25,7 +25,11 @@ lock, up to 5 ms in a busy process: a row a step would make a commit take second
 """
 
 _PUT = f"INSERT OR REPLACE INTO entries (seq, {', '.join(COLUMNS)}) VALUES "
-_REMOVE = "DELETE FROM entries WHERE (partition, key) IN (VALUES {})"
+# Through their numbers: given pairs, SQLite reads the whole table.
+_REMOVE = (
+    "WITH gone (partition, key) AS (VALUES {}) DELETE FROM entries WHERE seq IN "
+    "(SELECT e.seq FROM gone CROSS JOIN entries e USING (partition, key))"
+)
 _REMOVED = "INSERT INTO removals VALUES "
 _COUNT = (
     "INSERT INTO counts VALUES (?, ?, ?) "

@@ -73,6 +73,18 @@ class LedgerMachine(RuleBasedStateMachine):
     def remove(self, one: Entry) -> None:
         assert self.ledger.remove(one.identity) is self.live.pop(one.identity, None)
 
+    @rule(namespace=st.sampled_from(NAMESPACES))
+    def clear(self, namespace: str) -> None:
+        gone = [i for i, one in self.live.items() if one.namespace == namespace]
+        assert self.ledger.clear(namespace) == len(gone)
+        for identity in gone:
+            del self.live[identity]
+
+    @rule(limit=st.integers(0, 5))
+    def sweep(self, limit: int) -> None:
+        if not self.ledger.sweep(limit):
+            assert self.ledger._live.keys() == self.live.keys()
+
     @rule(one=ENTRIES)
     def use(self, one: Entry) -> None:
         record = self.ledger.find(one.partition, one.key)

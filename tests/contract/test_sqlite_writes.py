@@ -1,0 +1,43 @@
+"""What a commit to a file costs does not depend on how much is in it."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from mneme import SQLiteStore
+from mneme.records import Changes
+from mneme.stores._sqlite_writes import seq_of, sweep, write
+from mneme.testing import entry
+
+
+def test_no_write_reads_the_whole_table(tmp_path: Path) -> None:
+    """Puts, replacements, removals, clearings and sweeps all go by an index."""
+    path = tmp_path / "cache.db"
+    store = SQLiteStore(path)
+    store.claim("contract:embedder:8:l2", 8)
+    store.close()
+    statements: list[str] = []
+    with closing(sqlite3.connect(path)) as connection:
+        some = tuple(entry(f"{n}") for n in range(40))
+        write(connection, Changes(puts=some), 0)
+        connection.set_trace_callback(statements.append)
+        seq = write(
+            connection,
+            Changes(some[:20], tuple(one.identity for one in some[10:]), cleared=("other",)),
+            seq_of(connection),
+        )
+        write(connection, Changes(cleared=("default",)), seq)
+        while sweep(connection, 7):
+            pass
+        connection.set_trace_callback(None)
+        assert connection.execute("SELECT count(*) FROM entries").fetchone() == (0,)
+        plans = [
+            plan
+            for text in statements
+            if text.partition(" ")[0] in ("SELECT", "DELETE", "WITH", "INSERT", "UPDATE")
+            for *_, plan in connection.execute(f"EXPLAIN QUERY PLAN {text}")
+        ]
+    assert any("USING INTEGER PRIMARY KEY" in plan for plan in plans)
+    assert not [plan for plan in plans if plan.startswith("SCAN entries")]
