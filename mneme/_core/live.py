@@ -224,8 +224,9 @@ class Live:
 
     def _clear(self, namespace: str) -> int:
         for partition in self._ledger.partitions(namespace):
-            self._indexes.pop(partition, None)
-            self._priced.pop(partition, None)
+            # One that is being made of it comes too late: it is not asked for any more.
+            for indexes in (self._indexes, self._priced, self._coming):
+                indexes.pop(partition, None)
         return self._ledger.clear(namespace)
 
     def replace_all(self, entries: Iterable[Entry], now: float) -> list[str]:

@@ -22,11 +22,13 @@ PAGE = 256
 """Entries that are read at once; in between others may write, and the log be written back."""
 
 _COLUMNS = ", ".join(COLUMNS)
-_SCAN = f"SELECT {_COLUMNS}, seq, 0 FROM live WHERE seq > ?1 AND ?2 <= 0 ORDER BY seq LIMIT ?3"
-_SCAN_LAYOUT_1 = (
-    f"SELECT {_COLUMNS}, seq, rowid FROM entries WHERE (seq, rowid) > (?1, ?2) "
-    "ORDER BY seq, rowid LIMIT ?3"
-)
+
+# By layout; from the second on a row's number is its own, and cleared ones may be left.
+_SCANS = {
+    1: f"SELECT {_COLUMNS}, seq, rowid FROM entries WHERE (seq, rowid) > (?1, ?2) "
+    "ORDER BY seq, rowid LIMIT ?3",
+    2: f"SELECT {_COLUMNS}, seq, 0 FROM live WHERE seq > ?1 ORDER BY seq LIMIT ?3",
+}
 
 
 def open_source(address: Address) -> tuple[Store, str, int]:
@@ -90,11 +92,10 @@ class SQLiteReader:
             )
 
     def scan(self) -> Iterator[Entry]:
-        ((version,),) = self._rows("PRAGMA user_version")
-        statement = _SCAN if version > 1 else _SCAN_LAYOUT_1
         after = (-1, -1)
         dim = self._owner[1] if self._owner is not None else 0
-        while rows := self._rows(statement, (*after, PAGE)):
+        ((layout,),) = self._rows("PRAGMA user_version")
+        while rows := self._rows(_SCANS[layout], (*after, PAGE)):
             after = rows[-1][-2:]
             for row in rows:
                 entry = entry_of(row[:-2], dim)

@@ -18,10 +18,11 @@ KEPT_LABELS = 100_000
 
 LABEL_COLUMNS = "similarity, is_right, namespace, source, created_at, chance_right"
 
-_BATCHES = (128, 16, 1)
+_BATCHES = (64, 16, 1)
 """
-Rows a statement. Between any two steps of SQLite a thread has to wait for the interpreter
-lock, up to 5 ms in a busy process: a row a step would make a commit take seconds.
+Rows a statement; old versions of SQLite take no more than 999 values. Between any two steps
+of SQLite a thread has to wait for the interpreter lock, up to 5 ms in a busy process: a row a
+step would make a commit take seconds.
 """
 
 _PUT = f"INSERT OR REPLACE INTO entries (seq, {', '.join(COLUMNS)}) VALUES "

@@ -16,6 +16,7 @@ import pytest
 from mneme import SQLiteStore
 from mneme.errors import MultiProcessLockError, SchemaMigrationError
 from mneme.records import Changes, Label
+from mneme.stores._reader import open_source
 from mneme.testing import entry
 
 OLD = Path(__file__).parents[1] / "support" / "layout-1.db.gz"
@@ -77,6 +78,24 @@ def test_an_old_file_is_brought_forward(path: Path) -> None:
     path.write_bytes(backup.read_bytes())
     assert len(path.read_bytes()) == len(old)
     check(path)
+
+
+def test_a_file_that_is_only_read(path: Path) -> None:
+    """It is read in its own layout, without what was cleared, and not brought forward."""
+    assert prompts_read(path) == ["q0", "q1", "q2", "q5", "q6", "q7", "q8", "q9", "q3", "rich"]
+    assert not Path(f"{path}.v1.bak").exists()
+    check(path)
+    with closing(sqlite3.connect(path)) as connection:
+        # Cleared, and not swept yet.
+        connection.execute("INSERT INTO clears VALUES ('a', 1000, 0)")
+        connection.commit()
+    assert prompts_read(path) == ["q0", "q2", "q6", "q8", "rich"]
+
+
+def prompts_read(path: Path) -> list[str]:
+    source, _, _ = open_source(path)
+    with closing(source):
+        return [one.prompt for one in source.scan()]
 
 
 def test_a_file_that_is_open_elsewhere_waits(path: Path) -> None:
