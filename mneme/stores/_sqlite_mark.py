@@ -99,8 +99,9 @@ class Mark:
 
     def withdraw(self) -> None:
         """It will not be; still nobody else can write, and nobody need look."""
-        if self._before is not None:
-            self._before, self._shared[0] = None, self._before
+        before, self._before = self._before, None
+        if before is not None:
+            self._shared[0] = before
 
     def end(self, seq: int) -> None:
         """It is committed."""

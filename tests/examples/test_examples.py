@@ -40,6 +40,10 @@ SAYS: dict[str, tuple[tuple[str, ...], list[str]]] = {
             "semantic hit, 0.94: Settings, then Security, then Reset.",
         ],
     ),
+    "own_store": (
+        (),
+        ["Another machine finds: Goethe", "The engine holds: Who wrote Faust?"],
+    ),
     "trio_quickstart": (
         ("trio",),
         [
