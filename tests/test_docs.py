@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support import engines
 from support.profiles import imports
 from support.snippets import Snippet, snippets
 
@@ -24,8 +25,15 @@ def nothing() -> dict[str, object]:
     return {}
 
 
+def addresses() -> dict[str, object]:
+    """Servers that are running."""
+    return {"postgres_url": engines.postgres_url(), "redis_url": engines.redis_url()}
+
+
 # Page -> what its reader is understood to have at hand before the first snippet.
-PRESETS: dict[str, Callable[[], dict[str, object]]] = {}
+PRESETS: dict[str, Callable[[], dict[str, object]]] = {
+    "docs/guides/many-machines.md": addresses,
+}
 
 # Run, not imported: what they offer is their commands.
 NOT_FOR_IMPORT = {"__main__", "cli"}
