@@ -117,8 +117,10 @@ class SQLiteStore(_forks.Forked):
             some = identities[at : at + VECTORS_AT_ONCE]
             places = ", ".join(["(?, ?)"] * len(some))
             rows = self._file.rows(
-                f"SELECT partition, key, vector FROM live WHERE vector IS NOT NULL "
-                f"AND (partition, key) IN (VALUES {places})",
+                # Joined: given pairs in a condition, SQLite reads the whole table.
+                f"WITH asked (partition, key) AS (VALUES {places}) "
+                "SELECT e.partition, e.key, e.vector FROM asked a CROSS JOIN live e "
+                "ON e.partition = a.partition AND e.key = a.key WHERE e.vector IS NOT NULL",
                 tuple(part for identity in some for part in identity),
             )
             for partition, key, vector in rows:
