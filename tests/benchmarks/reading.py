@@ -54,7 +54,8 @@ def async_exact_hit(plan: Plan) -> Iterator[Line]:
 @row
 def semantic_get(plan: Plan) -> Iterator[Line]:
     for data in (plan.data, *plan.others):
-        for threshold, bar in THRESHOLDS[1:2] if plan.is_quick else THRESHOLDS:
+        is_alone = plan.is_quick or data != plan.data
+        for threshold, bar in THRESHOLDS[1:2] if is_alone else THRESHOLDS:
             found = plan.bench.run(
                 "SemanticGet",
                 rounds=plan.rounds,
