@@ -93,6 +93,9 @@ class SQLiteFile(_forks.Forked):
     def _open_mark(self, connection: sqlite3.Connection) -> None:
         before, path = self._standing, Path(f"{self.path}-mark")
         connection.execute("BEGIN IMMEDIATE")
+        if self._owner is not None:
+            # Before anything is changed: it may be another's file by now.
+            bind(connection, self.path, *self._owner)
         seq = seq_of(connection)
         if self._mark is None:
             self._mark = Mark(path, seq)
@@ -171,7 +174,7 @@ class SQLiteFile(_forks.Forked):
     def _stands_now(self) -> Standing:
         return Standing.of(self.path, f"{self.path}-mark")
 
-    def _see_to_it(self, fingerprint: str, dim: int) -> None:
+    def _see_to_it(self) -> None:
         """Open what a fork has closed, or what the path leads to now; as a rule do nothing."""
         before, now, mark = self._standing, self._stands_now(), self._mark
         if self.connection is not None:
@@ -185,8 +188,6 @@ class SQLiteFile(_forks.Forked):
         self._disconnect()
         try:
             self._open()
-            if self.connection is not None:
-                bind(self.connection, self.path, fingerprint, dim)
         except BaseException:
             self._disconnect()
             self._standing, self._mark = before, mark
@@ -204,7 +205,7 @@ class SQLiteFile(_forks.Forked):
         """
         with self.lock:
             if self._owner is not None and not self._is_closed:
-                self._see_to_it(*self._owner)
+                self._see_to_it()
             if self.connection is None:
                 raise self._not_open()
             return self.connection

@@ -99,9 +99,9 @@ class Mark:
 
     def withdraw(self) -> None:
         """It will not be; still nobody else can write, and nobody need look."""
-        before, self._before = self._before, None
-        if before is not None:
-            self._shared[0] = before
+        if self._before is not None:
+            self._shared[0] = self._before
+            self._before = None
 
     def end(self, seq: int) -> None:
         """It is committed."""

@@ -46,7 +46,10 @@ class Calls:
 
     def __init__(self, world: World, path: Path) -> None:
         self.world = world
-        self.cache = world.open(path, embedder=spy_for(world), self_check=False)
+        # So that what is put is written when it returns, or not at all.
+        self.cache = world.open(
+            path, embedder=spy_for(world), durability="commit", self_check=False
+        )
         self.asked: list[str] = []
 
         async def ask(prompt: str) -> str:
@@ -160,7 +163,7 @@ def test_a_file_that_may_grow_no_more(world: World, tmp_path: Path) -> None:
     async def scenario() -> None:
         calls = Calls(world, path)
         await calls.put("before")
-        connection = calls.store._connection
+        connection = calls.store._file.connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}").fetchall()
         with pytest.raises(StoreBackendError, match="the disk has room"):
@@ -201,15 +204,15 @@ def test_a_disk_that_fails(world: World, tmp_path: Path) -> None:
     async def scenario() -> None:
         calls = Calls(world, path)
         await calls.put("before")
-        store, connection = calls.store, calls.store._connection
-        store._connection = _Failing(connection)
+        store, connection = calls.store, calls.store._file.connection
+        store._file.connection = _Failing(connection)
         with pytest.raises(StoreBackendError, match="disk I/O error"):
             await calls.put("after")
         for prompt in ("some", "another"):
             assert await calls.ask(prompt) == f"answered {prompt}"
         assert await calls.get("before") == "stored"
         assert (await settled(calls.cache.stats())).failed_open == 2
-        store._connection = connection
+        store._file.connection = connection
         for _ in range(2):
             assert await calls.ask("some") == "answered some"
         assert calls.asked == ["some", "another", "some"]
@@ -247,8 +250,8 @@ def test_a_commit_that_finds_no_room(durability: Any, tmp_path: Path) -> None:
         cache.put("before", "B")
         assert cache.labels() == []
         assert other.get("before") is not None
-        connection = store._connection
-        store._connection = _Full(connection)
+        connection = store._file.connection
+        store._file.connection = _Full(connection)
 
         def write() -> None:
             cache.put("after", "A")
@@ -260,7 +263,7 @@ def test_a_commit_that_finds_no_room(durability: Any, tmp_path: Path) -> None:
         for one in (cache, other):
             assert not one._core.is_behind()
             assert one.get("before") is not None
-        store._connection = connection
+        store._file.connection = connection
         assert cache.put("after", "A")
         assert cache.labels() == []
         assert other.get("after") is not None
