@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -108,6 +108,8 @@ class EngineCore(Core):
         alias = self.aliases.get(ask.identity)
         wanted = [ask.identity] if alias is None else [ask.identity, alias.entry]
         with self._asking(), store_errors(self.store):
+            if self._forgotten:
+                self._remove_forgotten()
             found = self.engine.fetch(wanted)
             if not 0.0 <= self.clock() - self._counted_at <= RECOUNT_SECONDS:
                 self._recount()
@@ -270,6 +272,7 @@ class EngineCore(Core):
             while gone := self.engine.remove(chosen, CHUNK):
                 count += gone
             self._recount()
+            self._counted_at = float("-inf")
         return count
 
     def vacuum(self, namespace: str | None, compact: bool) -> int:
@@ -282,17 +285,19 @@ class EngineCore(Core):
         return count
 
     def forget_where(self, chosen: Selection) -> None:
-        """As `remove_where`, but without waiting: the engine hears of it with the next commit."""
+        """As `remove_where`, but without waiting: the engine hears of it with the next question."""
         until = math.nextafter(self.clock(), math.inf)
         self._forgotten.append(replace(chosen, created_before=until))
         self._forget_near(chosen)
 
     def _remove_forgotten(self) -> None:
-        while self._forgotten:
-            chosen = self._forgotten[0]
+        for chosen in list(self._forgotten):
             while self.engine.remove(chosen, CHUNK):
                 pass
-            self._forgotten.remove(chosen)
+            with suppress(ValueError):
+                # Another thread was at it as well.
+                self._forgotten.remove(chosen)
+            self._counted_at = float("-inf")
 
     def count_where(self, chosen: Selection) -> int:
         self.open()

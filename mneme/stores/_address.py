@@ -40,7 +40,8 @@ def open_store(address: Address) -> Store:
         StoreBackendError: a package that this kind of store needs is not installed.
     """
     if not is_url(address):
-        return SQLiteStore(address)
+        # A batch that was reported is there, whatever happens next.
+        return SQLiteStore(address, durability="commit")
     scheme = str(address).partition("://")[0].lower()
     if scheme not in ENGINES:
         raise ValueError(
