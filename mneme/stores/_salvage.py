@@ -69,6 +69,8 @@ class _Finds:
     named: dict[Identity, int] = field(default_factory=dict)
     """Where the index of entries says that each is: the rowid."""
     removed: dict[Identity, int] = field(default_factory=dict)
+    cleared: dict[str, int] = field(default_factory=dict)
+    """When each was removed, and each namespace cleared: the seq."""
     meta: dict[str, str] = field(default_factory=dict)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     labels: dict[int, Label] = field(default_factory=dict)
@@ -115,7 +117,7 @@ def salvage(
             f"{source} no longer says which embedder filled it. Nothing was made. "
             "Give the fingerprint of that embedder."
         )
-    entries = _entries(finds, dim)
+    entries, dead = _entries(finds, dim)
     _write(place, entries, finds, owner, dim)
     saved = {entry.identity for entry in entries}
     return Salvaged(
@@ -123,7 +125,7 @@ def salvage(
         labels=len(finds.labels),
         counters=len(finds.counts),
         states=len(finds.states),
-        lost=len(finds.named.keys() - saved),
+        lost=len(finds.named.keys() - saved - dead),
         bad_cells=finds.bad_cells,
         notes=tuple(finds.notes),
     )
@@ -156,8 +158,12 @@ def _finds_in(pages: Pages) -> _Finds:
 def _file(record: Record, finds: _Finds) -> None:
     """Put `record` where its shape says that it belongs; the tables differ in theirs."""
     rowid, values, is_free = record
-    if rowid is not None and len(values) == len(COLUMNS) + 1 and isinstance(values[-1], int):
-        finds.rows.append(_Row(values[-1], rowid, is_free, values[:-1]))
+    if rowid is not None and len(values) == len(COLUMNS) + 1:
+        if values[0] is None:
+            finds.rows.append(_Row(rowid, rowid, is_free, values[1:]))
+        elif isinstance(values[-1], int):
+            # As layout 1 had it.
+            finds.rows.append(_Row(values[-1], rowid, is_free, values[:-1]))
         return
     if is_free:
         return
@@ -165,9 +171,12 @@ def _file(record: Record, finds: _Finds) -> None:
         case (None, (bytes(partition), bytes(key), int(place))):
             if len(partition) == len(key) == 16:
                 finds.named[Partition(partition), Key(key)] = place
-        case (int(), (int(seq), bytes(partition), bytes(key))):
+        case (int(), (None | int() as seq, bytes(partition), bytes(key))):
             identity = Partition(partition), Key(key)
-            finds.removed[identity] = max(seq, finds.removed.get(identity, 0))
+            seq = rowid if seq is None else seq
+            finds.removed[identity] = max(seq or 0, finds.removed.get(identity, 0))
+        case (None, (str(namespace), int(seq), int())):
+            finds.cleared[namespace] = seq
         case (None, (str(name), str(value))):
             finds.meta[name] = value
         case (None, (str(namespace), str(name), int(count))):
@@ -203,17 +212,22 @@ def _dim_of(finds: _Finds) -> int | None:
     return int(told) if told.isdecimal() else None
 
 
-def _entries(finds: _Finds, dim: int) -> list[Entry]:
+def _entries(finds: _Finds, dim: int) -> tuple[list[Entry], set[Identity]]:
     """
-    The entries that are whole, oldest commit first. Of one identity that which the index
-    names, or else the latest; from a free page only what the index names.
+    The entries that are whole, oldest commit first, and those that were removed and whose
+    rows are there. Of one identity that which the index names, or else the latest; from a
+    free page only what the index names.
     """
+    dead: set[Identity] = set()
     found: dict[Identity, tuple[bool, int, Entry]] = {}
     for seq, rowid, is_free, columns in finds.rows:
         # SQLite keeps a date without a fraction as an integer.
         row = [_as_real(one) if at in _REAL else one for at, one in enumerate(columns)]
         entry = entry_of(row, dim)
-        if entry is None or seq < finds.removed.get(entry.identity, 0):
+        if entry is None:
+            continue
+        if seq < max(finds.removed.get(entry.identity, 0), finds.cleared.get(entry.namespace, 0)):
+            dead.add(entry.identity)
             continue
         is_named = finds.named.get(entry.identity) == rowid
         if is_free and not is_named:
@@ -221,7 +235,7 @@ def _entries(finds: _Finds, dim: int) -> list[Entry]:
         known = found.get(entry.identity)
         if known is None or (is_named, seq) >= known[:2]:
             found[entry.identity] = is_named, seq, entry
-    return [entry for _, _, entry in sorted(found.values(), key=lambda one: one[1])]
+    return [entry for _, _, entry in sorted(found.values(), key=lambda one: one[1])], dead
 
 
 def _as_real(value: Any) -> Any:

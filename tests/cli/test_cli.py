@@ -71,12 +71,12 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_salvage_saves_what_can_be_read(file: Path, tmp_path: Path) -> None:
     """A damaged file is left as it is; a new one has the rest, and it is said what is lost."""
     content = bytearray(file.read_bytes())
-    at = content.index(b"old question 17") // 4_096 * 4_096
-    content[at : at + 4_096] = bytes(4_096)
+    at = content.index(b"old question 17") // 16_384 * 16_384
+    content[at : at + 16_384] = bytes(16_384)
     file.write_bytes(content)
     rescued = tmp_path / "rescued.db"
     found = told("salvage", file, rescued)
-    assert 20 < found["entries"] < 33
+    assert 0 < found["entries"] < 33
     assert found["lost"] == 33 - found["entries"]
     assert file.read_bytes() == content
     assert told("stats", rescued)["entries"] == found["entries"]

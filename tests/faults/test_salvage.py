@@ -27,16 +27,20 @@ SIZES = (0, 20, 40, 300, 2_500, 20_000)
 """Of answers: on a leaf page beside others, alone on one, and with pages of overflow."""
 
 NUMBERS = 120
+PAGE = 16_384
+"""Bytes."""
 
 
-@dataclass
 class Original:
     """A cache file, and what was ever in it. Every answer holds its entry's number all over."""
 
-    path: Path
-    live: dict[Identity, Entry]
-    ever: list[Entry]
-    labels: list[Label]
+    def __init__(
+        self, path: Path, live: dict[Identity, Entry], ever: list[Entry], labels: list[Label]
+    ) -> None:
+        self.path, self.live, self.ever, self.labels = path, live, ever, labels
+
+    def __repr__(self) -> str:
+        return self.path.name
 
     @property
     def parts(self) -> list[Path]:
@@ -58,13 +62,18 @@ def _put(cache: SemanticCache, numbers: Iterator[int] | range, version: str) -> 
 def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Original:
     """A file in which entries were replaced and removed, and pages are free."""
     folder = tmp_path_factory.mktemp("original")
-    cache = SemanticCache(folder / "first.db", embedder=HashEmbedder(8), self_check=False)
+    cache = SemanticCache(
+        folder / "first.db", embedder=HashEmbedder(8), durability="commit", self_check=False
+    )
     ever = _put(cache, range(NUMBERS), "a")
     ever += _put(cache, range(0, NUMBERS, 3), "b")
     for number in range(0, NUMBERS, 5):
         cache.delete(f"<{number:04d}>")
     for number in range(7, NUMBERS, 12):
         cache.delete(f"<{number:04d}>")
+    cache.put_many({f"<{number:04d}>": number for number in range(2_000, 2_030)}, namespace="n")
+    ever += list(cache._core.store.scan())
+    cache.clear_namespace("n")
     label = Label(0.5, True, "default", "audit", 5.0)
     store = cache._core.store
     store.commit(Changes(labels=(label,), states={"policy": b"state"}))
@@ -149,7 +158,7 @@ class Damage:
         end = min(at + self.count, len(content))
         if self.kind == "cut":
             del content[at:]
-        elif self.kind == "flip":
+        elif self.kind == "flip" and content:
             content[at] ^= 1 << self.seed % 8
         elif self.kind == "zero":
             content[at:end] = bytes(end - at)
@@ -174,7 +183,7 @@ def _images(original: Original) -> dict[tuple[str, int], bytes]:
     found = {}
     for part in original.parts:
         content = part.read_bytes()
-        start, step = (32, 4_096 + 24) if part.name.endswith("-wal") else (0, 4_096)
+        start, step = (32, PAGE + 24) if part.name.endswith("-wal") else (0, PAGE)
         if start:
             found[part.name, -1] = content[:start]
         for at in range(start, len(content), step):
@@ -197,7 +206,7 @@ def _touched(before: Original, after: Original) -> set[int] | None:
 
 def _numbers_near(pages: dict[tuple[str, int], bytes], name: str, at: int) -> set[int]:
     """Whose record lies on this page, or ends on it: numbers on it and before it in its chain."""
-    number = at // 4_096 + 1
+    number = at // PAGE + 1
     found = set(_numbers_in(pages[name, at]))
     for page in pages.values():
         follows = page[:4] == struct.pack(">I", number)
@@ -245,10 +254,10 @@ def test_the_pages_above_are_damaged(original: Original, every: int, tmp_path: P
     """What leads to the entries may be lost: they are found without it."""
     damaged = _copied(original, tmp_path / "damaged")
     content = bytearray(damaged.path.read_bytes())
-    inner = [at for at in range(4_096, len(content), 4_096) if content[at] in (0x05, 0x02)]
+    inner = [at for at in range(PAGE, len(content), PAGE) if content[at] in (0x05, 0x02)]
     assert inner
     for at in inner:
-        content[at : at + 4_096 : every] = bytes(len(range(0, 4_096, every)))
+        content[at : at + PAGE : every] = bytes(len(range(0, PAGE, every)))
     damaged.path.write_bytes(content)
     told, found = _saved(damaged)
     assert {identity: found.get(identity) for identity in damaged.live} == damaged.live
@@ -261,7 +270,7 @@ def test_the_first_page_is_lost(original: Original, tmp_path: Path) -> None:
     content = damaged.path.read_bytes()
     for part in damaged.parts[1:]:
         part.unlink()
-    damaged.path.write_bytes(bytes(4_096) + content[4_096:])
+    damaged.path.write_bytes(bytes(PAGE) + content[PAGE:])
     told, found = _saved(damaged)
     assert len(told.notes) == 2
     assert "entries that had been removed" in " ".join(told.notes)
@@ -277,9 +286,9 @@ def test_an_entry_that_is_lost_is_counted(original: Original, tmp_path: Path) ->
         with closing(sqlite3.connect(damaged.path)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     content = bytearray(damaged.path.read_bytes())
-    leaf = next(at for at in range(4_096, len(content), 4_096) if content[at] == 0x0D
-                and b"<0004>" in content[at : at + 4_096])  # fmt: skip
-    content[leaf : leaf + 4_096] = b"\xa5" * 4_096
+    leaf = next(at for at in range(PAGE, len(content), PAGE) if content[at] == 0x0D
+                and b"<0004>" in content[at : at + PAGE])  # fmt: skip
+    content[leaf : leaf + PAGE] = b"\xa5" * PAGE
     damaged.path.write_bytes(content)
     told, found = _saved(damaged)
     assert told.lost == len(damaged.live) - len(found) > 0
