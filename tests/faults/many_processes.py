@@ -273,6 +273,9 @@ def main() -> None:
     parser.add_argument("--interval", type=float, default=0.0, help="seconds that may be stale")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if given.store == "sqlite" and not given.interval:
+        # What waits in a group is not seen at once.
+        given.settings = {"durability": "commit", **given.settings}
     with TemporaryDirectory() as folder:
         at = given.at or str(Path(folder) / "cache.db")
         board = str(Path(folder) / "board")
