@@ -73,6 +73,7 @@ class PostgresStore:
         index: ``"exact"`` compares with all of a partition; ``"hnsw"`` keeps an approximate
             index, which is faster from some ten thousand entries in one partition on, and
             slower to put into.
+        effort: how many neighbours ``"hnsw"`` looks at (``hnsw.ef_search``): more miss less.
         timeout: seconds for connecting, for a statement and for a free connection.
         connections: how many at most.
 
@@ -90,6 +91,7 @@ class PostgresStore:
         *,
         schema: str = "mneme",
         index: Literal["exact", "hnsw"] = "exact",
+        effort: int = 100,
         timeout: float = 2.0,
         connections: int = 8,
     ) -> None:
@@ -99,13 +101,17 @@ class PostgresStore:
             raise ValueError(f"schema must be letters, digits and _ (63 at most), got {schema!r}.")
         if not 0 < timeout < 3600:
             raise ValueError(f"timeout must be seconds between 0 and 3600, got {timeout!r}.")
-        if connections < 1:
-            raise ValueError(f"connections must be at least 1, got {connections!r}.")
+        if connections < 1 or not 1 <= effort <= 1_000:
+            raise ValueError(
+                "connections must be at least 1 and effort 1 to 1000, got "
+                f"{connections!r} and {effort!r}."
+            )
         address, password = address_of(url)
         self.description: str = f"{address} (schema {schema})"
         self.bad_rows: int = 0
         self._schema = schema
         self._index = index
+        self._effort = effort
         self._timeout = timeout
         self._fingerprint, self._dim = "", 0
         self._pool = Pool(
@@ -163,6 +169,7 @@ class PostgresStore:
         connection.execute("SET plan_cache_mode = force_custom_plan")
         connection.execute("SET jit = off")
         if self._index == "hnsw":
+            connection.execute(f"SET hnsw.ef_search = {int(self._effort)}".encode())
             connection.execute("SET hnsw.iterative_scan = strict_order")
             connection.execute("SET hnsw.max_scan_tuples = 1000000")
 

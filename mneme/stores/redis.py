@@ -199,10 +199,12 @@ class RedisStore:
             pipeline.execute()
 
     def remove(self, chosen: Selection, limit: int) -> int:
-        found = list(islice(self._chosen(chosen), max(0, limit)))
+        return self._removed(list(islice(self._chosen(chosen), max(0, limit))))
+
+    def _removed(self, members: Sequence[tuple[bytes, bytes]]) -> int:
         gone = 0
-        for at in range(0, len(found), PAGE):
-            words = [word for member, seq in found[at : at + PAGE] for word in (member, seq)]
+        for at in range(0, len(members), PAGE):
+            words = [word for pair in members[at : at + PAGE] for word in pair]
             gone += int(self._script(scripts.REMOVE, [self._dim, *words], is_repeatable=False))
         return gone
 

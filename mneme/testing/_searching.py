@@ -152,6 +152,22 @@ class SearchingContract(StoreContract):
             assert len(around) >= self.RECALL * 8
         store.close()
 
+    def test_others_that_are_nearer_take_no_place(self, tmp_path: Any) -> None:
+        """Where thousands of another partition are nearer, the k nearest of this one are found."""
+        store = self._engine(tmp_path)
+        for sign, space in ((1.0, "near"), (-1.0, "far")):
+            crowd = [
+                entry(f"{space} {at}", namespace=space, vector=unit(*(vector + sign * 4.0)))
+                for at, vector in enumerate(self._vectors(self.CROWD))
+            ]
+            for at in range(0, len(crowd), 500):
+                store.commit(Changes(puts=tuple(crowd[at : at + 500])))
+        ask = unit(*[1.0] * self.DIM)
+        found = self._search(store, ask, partition=crowd[0].partition)
+        assert len(found) >= self.RECALL * 8
+        assert {candidate.entry.namespace for candidate in found} == {"far"}
+        store.close()
+
     def test_an_unknown_partition_holds_nothing(self, tmp_path: Any) -> None:
         """Searching where nothing was ever put is no error."""
         store = self._engine(tmp_path)

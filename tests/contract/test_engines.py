@@ -115,7 +115,13 @@ def test_an_address_that_is_none_is_refused(engine: Engine, url: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"timeout": 0}, {"timeout": float("nan")}, {"connections": 0}, {"index": "ivf"}],
+    [
+        {"timeout": 0},
+        {"timeout": float("nan")},
+        {"connections": 0},
+        {"effort": 0},
+        {"index": "ivf"},
+    ],
 )
 def test_wrong_options_are_refused(engine: Engine, wrong: dict[str, Any]) -> None:
     """What cannot be meant is a `ValueError` from the constructor that says the value."""
@@ -269,7 +275,18 @@ def test_a_newer_layout_is_refused(engine: Engine, store: Any, tmp_path: Path) -
     assert len(list(store.scan())) == 1
 
 
-def test_labels_of_one_commit_are_kept_once(engine: Engine, server: Any) -> None:
+def test_the_missing_extra_is_named(engine: Engine, tmp_path: Path) -> None:
+    """Without its driver the module says what to install."""
+    driver = "redis" if engine.scheme == "redis" else "psycopg"
+    script = f"import sys; sys.modules[{driver!r}] = None; import {engine.make.__module__}"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    extra = engine.make.__module__.rpartition(".")[2]
+    assert f"needs {driver}. Install it with: pip install 'mneme-toolkit[{extra}]'" in done.stderr
+
+
+def test_counts_are_never_sent_twice(engine: Engine, server: Any) -> None:
     """A commit with counts is never sent twice, whatever became of the first time."""
     store = engine.store(server.url, timeout=0.5)
     store.claim(*CLAIM)

@@ -89,6 +89,15 @@ def test_what_redis_expired_is_gone(store: RedisStore, client: Any, tmp_path: Pa
     assert store.bad_rows == 0
 
 
+def test_what_was_put_again_meanwhile_stays(store: RedisStore) -> None:
+    """An entry that is replaced between being chosen and being removed is another entry."""
+    store.commit(Changes(puts=(entry("a", tags=("t",)), entry("b", tags=("t",)))))
+    chosen = list(store._chosen(Selection(tag="t")))
+    store.commit(Changes(puts=(entry("a", "fresh"),)))
+    assert store._removed(chosen) == 1
+    assert [(one.prompt, one.payload.data) for one in store.scan()] == [("a", "fresh")]
+
+
 def test_redis_forgets_the_dead_by_itself(store: RedisStore, client: Any, tmp_path: Path) -> None:
     """Where nobody sweeps, Redis drops what has been dead for an hour; the rest stays."""
     brief = entry("brief", created_at=NOW, expires_at=NOW + 60, dies_at=NOW + 100)
