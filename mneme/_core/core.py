@@ -133,7 +133,10 @@ class Core(Keeper):
                         partition, vector, k=NEIGHBOURS, at_least=at_least, now=self.clock()
                     )
                 )
-        return self.live.near(partition, vector, NEIGHBOURS, at_least)
+        found = self.live.near(partition, vector, NEIGHBOURS, at_least)
+        if self.live.is_outgrown(partition):
+            self.growing.see_to(partition, self.live, self.store)
+        return found
 
     def near_many(
         self, partition: Partition, vectors: Vector, at_least: float

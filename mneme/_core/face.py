@@ -124,8 +124,9 @@ class Face:
             metrics_hook: ``(event, attributes)``, called in line; what it raises is logged.
             normalize: True: case, spacing and final punctuation do not matter to the exact
                 layer; False: every character does; or your own function.
-            index_backend: ``"numpy"`` compares exactly, and so does ``"auto"``; ``"hnsw"``
-                searches a graph, which may miss (extra ``hnsw``).
+            index_backend: ``"numpy"`` compares exactly; ``"hnsw"`` searches a graph, which may
+                miss (extra ``hnsw``); ``"auto"`` compares, and makes a graph of a partition
+                that is searched too slowly so, where that extra is installed.
             index_options: of the graph: ``connectivity``, ``expansion_add``,
                 ``expansion_search`` and ``dtype``; the exact index takes none.
             vector_dtype: how they are kept in memory: ``"float16"`` takes half of float32 and

@@ -22,6 +22,7 @@ from mneme._core.aliases import Aliases
 from mneme._core.calibration import Calibration
 from mneme._core.choose import Rules
 from mneme._core.flights import Flights
+from mneme._core.growing import Growing
 from mneme._core.judges import Judges
 from mneme._core.keys import Ask
 from mneme._core.ledger import Ledger
@@ -104,6 +105,7 @@ class Keeper(_forks.Forked):
         self.judges = Judges(settings.manner)
         self.judges.watch(threshold.value)
         self.aliases = Aliases()
+        self.growing = Growing()
         self.codec = AutoCodec()
         self.flights = Flights()
         self.renewals = Flights()
@@ -178,6 +180,7 @@ class Keeper(_forks.Forked):
             if self.is_closed:
                 return
             self.is_closed = True
+            self.growing.close()
             try:
                 if self.is_open:
                     with store_errors(self.store):

@@ -58,6 +58,13 @@ class Indexing(Protocol):
 
     def with_dtype(self, dtype: str, /) -> Indexing: ...
 
+    @property
+    def may_be_outgrown(self) -> bool: ...
+
+    def is_outgrown(self, index: Index, /) -> bool: ...
+
+    def grown(self) -> Indexing: ...
+
     def make(self, dim: int, partition: Partition, /) -> Index:
         """An empty index for the vectors of `partition`."""
         ...
@@ -273,14 +280,37 @@ class Live:
         """The partitions that have an index."""
         return list(self._indexes)
 
-    def rebuild(self, partition: Partition, vectors: Vectors) -> None:
-        """Make the index of `partition` anew; lookups use the old one until that is done."""
+    def is_outgrown(self, partition: Partition) -> bool:
+        """Whether `partition` is searched so slowly that it should get another kind of index."""
+        if not self._indexing.may_be_outgrown:
+            return False
+        index = self._indexes.get(partition)
+        return index is not None and self._indexing.is_outgrown(index)
+
+    def rebuild(
+        self,
+        partition: Partition,
+        vectors: Vectors,
+        *,
+        grown: bool = False,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """
+        Make the index of `partition` anew, for as long as that `is_wanted`; lookups use the old
+        one until it is done. A `grown` one is of the kind for partitions that have outgrown
+        theirs.
+        """
+        indexing = self._indexing.grown() if grown else self._indexing
         with self._lock:
             if partition not in self._indexes:
                 return
-            coming = self._coming[partition] = Coming(self._indexing.make(self._dim, partition))
+            coming = self._coming[partition] = Coming(indexing.make(self._dim, partition))
             keys = self._ledger.keys(partition)
         for start in range(0, len(keys), CHUNK):
+            if not is_wanted():
+                with self._lock:
+                    self._coming.pop(partition, None)
+                return
             some = keys[start : start + CHUNK]
             # The store is asked without the lock, so what it says may be of a moment ago.
             found = vectors([(partition, key) for key in some])

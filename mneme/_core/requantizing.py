@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from mneme._core.core import Core
-from mneme.records import Identity, Vector
-from mneme.types import SearchableStore, VectorSource
+from mneme._core.growing import vectors_of
+from mneme.types import SearchableStore
 
 __all__ = ["requantize"]
 
@@ -26,15 +24,6 @@ def requantize(core: Core, dtype: str) -> None:
         raise ValueError(f"{core.store.description} searches by itself, in float32.")
     core.live.use_dtype(dtype)
     core.open()
-    source = core.store
-    if isinstance(source, VectorSource):
-        vectors = source.vectors
-    else:
-        # One pass for all: other stores give their entries in no other way.
-        known = {entry.identity: entry.vector for entry in source.scan()}
-
-        def vectors(identities: Sequence[Identity], /) -> Sequence[Vector | None]:
-            return [known.get(identity) for identity in identities]
-
+    vectors = vectors_of(core.store)
     for partition in core.live.searched():
         core.live.rebuild(partition, vectors)

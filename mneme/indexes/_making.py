@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from mneme.errors import MnemeError
 from mneme.indexes.exact import DTYPES, ExactIndex
-from mneme.indexes.hnsw import HnswIndex, check_options, graph_class
+from mneme.indexes.hnsw import HnswIndex, check_options, graph_class, has_graph
 from mneme.records import Key, Partition, Vector
 from mneme.types import Index, Store, VectorSource
 
@@ -19,6 +19,13 @@ FETCH = 2_000_000
 """
 Numbers read in the time that a store takes to give a few vectors. It may wait for a disk, so
 such a search does not belong on an event loop.
+"""
+
+
+OUTGROWN_SECONDS = 0.01
+"""
+What a search by comparing may take before ``"auto"`` makes a graph: a thread is well used so
+long, and with a sketch that is a million rows and more.
 """
 
 
@@ -58,6 +65,21 @@ class Indexing:
     def chosen(self) -> str:
         """The backend, whatever was asked for."""
         return "hnsw" if self.backend == "hnsw" else "numpy"
+
+    @cached_property
+    def may_be_outgrown(self) -> bool:
+        """Whether a partition may ever get a graph: where none was ruled out, and there is one."""
+        return self.backend == "auto" and has_graph()
+
+    def is_outgrown(self, index: Index) -> bool:
+        """Whether comparing takes so long in `index` that a graph is worth what it misses."""
+        if not self.may_be_outgrown or not isinstance(index, ExactIndex):
+            return False
+        return (index.usual_seconds or 0.0) > OUTGROWN_SECONDS
+
+    def grown(self) -> Indexing:
+        """The same with a graph."""
+        return replace(self, backend="hnsw")
 
     def make(self, dim: int, partition: Partition) -> Index:
         """An empty index for the vectors of `partition`."""

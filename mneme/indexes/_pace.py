@@ -41,6 +41,12 @@ class Pace:
     def is_used(self) -> bool:
         return self._searches > 0
 
+    @property
+    def usual(self) -> float | None:
+        """Nanoseconds a row that a search takes as they are made now; None: too few were."""
+        times = self._all if self.is_lossy or not self._likely else self._likely
+        return median(times) if len(times) >= ENOUGH else None
+
     def begin(self) -> None:
         """Hear of a new sketch."""
         self._likely.clear()

@@ -51,6 +51,14 @@ class Watch:
         measured = [pace.share for pace in (self.floored, self.open) if pace.share is not None]
         return min(1.0, max(measured) if measured else self._share)
 
+    @property
+    def usual(self) -> float | None:
+        """Nanoseconds a row that the slower sort of searches takes; None: too few were made."""
+        return max(
+            (pace.usual for pace in (self.floored, self.open) if pace.usual is not None),
+            default=None,
+        )
+
     def pace(self, at_least: float) -> Pace:
         """Of searches from `at_least` on: those without a floor are another matter."""
         return self.floored if at_least > -1.0 else self.open

@@ -177,6 +177,13 @@ class ExactIndex:
     def remove(self, key: Key) -> None:
         self._body.remove(key)
 
+    @property
+    def usual_seconds(self) -> float | None:
+        """What a search has taken lately; None: too few were made of many rows."""
+        count = len(self)
+        usual = self._watch.usual if count >= SKETCH_FROM else None
+        return None if usual is None else usual * count / 1e9
+
     def search(
         self, vector: Vector, *, k: int, at_least: float = -1.0
     ) -> Sequence[tuple[Key, float]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,11 @@ class HnswIndex:
             return [self._kept[number] for number in numbers]
         rows: Sequence[Vector] = self._graph.get(np.array(numbers, np.uint64))
         return rows
+
+
+def has_graph() -> bool:
+    """Whether usearch is installed; it is not imported for that."""
+    return find_spec("usearch") is not None
 
 
 def graph_class() -> Any:
