@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -9,6 +11,9 @@ from mneme.errors import EmbedderDimensionError, EmbeddingError
 from mneme.records import Vector
 
 __all__ = ["as_unit", "as_units"]
+
+UNIT_TOLERANCE = 1e-6
+"""How far the squared length of a unit vector in float32 may be from 1 by rounding."""
 
 
 def as_unit(raw: ArrayLike, dim: int) -> Vector:
@@ -20,6 +25,8 @@ def as_unit(raw: ArrayLike, dim: int) -> Vector:
         EmbeddingError: no numbers, NaN, infinity, or a zero vector (it has no direction, so
             no cosine).
     """
+    if _is_plain(raw) and raw.shape == (dim,) and _is_unit(float(np.vdot(raw, raw))):
+        return raw.copy()
     wide = _as_numbers(raw)
     if wide.shape != (dim,):
         raise EmbedderDimensionError(
@@ -52,13 +59,25 @@ def as_units(raw: ArrayLike, count: int, dim: int) -> list[Vector]:
         EmbedderDimensionError: the batch has another number of rows, or a wrong shape.
         EmbeddingError: as `as_unit`, for any of the rows.
     """
-    rows = list(raw) if isinstance(raw, (list, tuple)) else list(np.atleast_1d(_as_numbers(raw)))
+    if not (isinstance(raw, (list, tuple)) or (_is_plain(raw) and raw.ndim)):
+        raw = np.atleast_1d(_as_numbers(raw))
+    rows = list(raw)
     if len(rows) != count:
         raise EmbedderDimensionError(
             f"the embedder gave {len(rows)} vectors for {count} texts. Nothing was stored. "
             "Return one vector per text from embed_batch, in order."
         )
     return [as_unit(row, dim) for row in rows]
+
+
+def _is_plain(raw: object) -> TypeGuard[Vector]:
+    """Whether it is an array of float32 in this machine's byte order, and of no other kind."""
+    return type(raw) is np.ndarray and raw.dtype == np.float32
+
+
+def _is_unit(square: float) -> bool:
+    # Neither NaN nor infinity is. (`vdot` gives them without a warning, as `dot` does not.)
+    return abs(square - 1.0) <= UNIT_TOLERANCE
 
 
 def _as_numbers(raw: ArrayLike) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

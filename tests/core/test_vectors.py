@@ -86,6 +86,20 @@ class TestAsUnit:
         unit = as_unit(raw, len(raw))
         assert np.allclose(as_unit(unit, len(raw)), unit, atol=1e-7)
 
+    @given(
+        hnp.arrays(np.float32, st.integers(1, 64), elements=st.floats(-1, 1, width=32)),
+        st.floats(0.999_99, 1.000_01),
+    )
+    def test_a_float32_array_is_taken_as_any_other(self, raw: Any, length_: float) -> None:
+        """What is a unit vector already skips most steps, and comes to the same."""
+        assume(np.abs(raw).max() > 1e-3)
+        near = (as_unit(raw.astype("f8"), raw.size) * length_).astype(np.float32)
+        quick, slow = as_unit(near, near.size), as_unit(near.astype("f8"), near.size)
+        assert np.allclose(quick, slow, rtol=0, atol=1e-6)
+        assert math.isclose(length(quick), 1.0, abs_tol=1e-6)
+        assert quick.flags.c_contiguous
+        assert not np.shares_memory(quick, near)
+
     def test_the_direction_is_kept(self) -> None:
         """3 and 4 are to 1 as 0.6 and 0.8."""
         assert np.allclose(as_unit(np.array([3, 4, 0]), 3), [0.6, 0.8, 0.0])
@@ -195,6 +209,20 @@ class TestAsUnits:
         rows = [[3.0, 4.0], [0.0, 2.0], [-1.0, 0.0]]
         units = as_units(make(rows), 3, 2)
         assert [unit.tolist() for unit in units] == [as_unit(row, 2).tolist() for row in rows]
+
+    @given(
+        st.integers(1, 8).flatmap(
+            lambda dim: hnp.arrays(np.float32, st.tuples(st.integers(1, 8), st.just(dim)))
+        )
+    )
+    def test_an_array_is_refused_as_its_rows_are(self, raw: Any) -> None:
+        """A float32 array with NaN, infinity or zeros anywhere is no better than its rows."""
+        count, dim = raw.shape
+        if np.isfinite(raw).all() and raw.any(axis=1).all():
+            assert np.array_equal(as_units(raw, count, dim), [as_unit(row, dim) for row in raw])
+        else:
+            with pytest.raises(EmbeddingError):
+                as_units(raw, count, dim)
 
     def test_rows_share_no_memory(self) -> None:
         """A vector that is kept does not keep the whole batch in memory."""
