@@ -48,9 +48,11 @@ def draft(
         )
     payload = ask.codec.encode(response)
     _check_size("response", payload.data, settings.max_response_bytes)
-    metadata = dict(terms.metadata or {})
-    check_json(metadata, "metadata")
-    written = dump_json(metadata)
+    written = "{}"
+    if terms.metadata:
+        metadata = dict(terms.metadata)
+        check_json(metadata, "metadata")
+        written = dump_json(metadata)
     _check_size("metadata", written, settings.max_metadata_bytes)
     window = max(terms.stale_for, terms.stale_if_error)
     expires_at, dies_at = deadlines(now, ttl, window)
@@ -70,6 +72,9 @@ def draft(
 
 
 def _check_size(name: str, data: str | bytes, limit: int) -> None:
+    if len(data) * 4 <= limit:
+        # No character has more than four bytes.
+        return
     size = len(data.encode() if isinstance(data, str) else data)
     if size > limit:
         raise Unkeepable(

@@ -18,6 +18,7 @@ from mneme._core.aliases import Alias
 from mneme._core.choose import Trial
 from mneme._core.comparing import compared, verified
 from mneme._core.core import Core
+from mneme._core.entries import with_vector
 from mneme._core.flights import Flight
 from mneme._core.keys import Ask
 from mneme._core.vectors import as_unit, as_units
@@ -197,7 +198,17 @@ async def explain(port: Port, ask: Ask, vector: Any = None) -> Explanation:
 
 async def put(port: Port, ask: Ask, response: Any, *, vector: Any = None, terms: Terms) -> bool:
     """Store an answer; False if it is not to be kept. What fails raises."""
-    return await put_many(port, [(ask, response)], [vector], terms) == 1
+    await port.ready()
+    core = port.core
+    if context.current_mode.get() == "bypass":
+        return False
+    entry = core.draft(ask, response, terms)
+    if entry is None:
+        return False
+    if ask.semantic:
+        entry = with_vector(entry, await _unit(port, ask, vector))
+    await port.commit((entry,))
+    return True
 
 
 async def put_many(
@@ -219,7 +230,7 @@ async def put_many(
         unit = None
         if ask.semantic:
             unit = next(units) if vector is None else as_unit(vector, core.dim)
-        entries.append(replace(draft, vector=unit))
+        entries.append(with_vector(draft, unit))
     await port.commit(entries)
     return len(entries)
 

@@ -189,12 +189,9 @@ class Ledger:
         Of a batch that is larger than a limit the last ones are kept. Quotas are checked for
         the namespaces of `puts` and for `namespaces`. Nothing is changed but second chances.
         """
-        latest: dict[Identity, Entry] = {}
-        for entry in puts:
-            # Out and in again, so that a later answer to one question is late in the batch.
-            latest.pop(entry.identity, None)
-            latest[entry.identity] = entry
-        kept = list(latest.values())
+        kept = _latest(puts)
+        if self.max_entries is None and not self.quotas:
+            return kept, []
         for namespace in {entry.namespace for entry in kept} & self.quotas.keys():
             own = [entry for entry in kept if entry.namespace == namespace]
             surplus = {e.identity for e in own[: max(0, len(own) - self.quotas[namespace])]}
@@ -237,6 +234,19 @@ class Ledger:
             chosen.add(identity)
             left -= 1
             yield identity
+
+
+def _latest(puts: Sequence[Entry]) -> list[Entry]:
+    """The last of `puts` for each identity, in the order of these."""
+    if len(puts) < 2:
+        return list(puts)
+    latest: dict[Identity, Entry] = {}
+    for entry in puts:
+        # Out and in again, so that a later answer to one question is late in the batch.
+        identity = entry.identity
+        latest.pop(identity, None)
+        latest[identity] = entry
+    return list(latest.values())
 
 
 def _weight(entry: Entry) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from mneme import _forks
+from mneme._core.entries import with_vector
 from mneme._core.freshness import freshness
 from mneme._core.ledger import Ledger, Record
 from mneme.records import Candidate, Entry, Identity, Key, Partition, Selection, Vector
@@ -41,6 +42,8 @@ class Plan:
     @property
     def removed(self) -> tuple[Identity, ...]:
         """All that leaves the store; what is removed and put in one go is a put."""
+        if not (self.asked or self.victims or self.doomed):
+            return ()
         coming = {entry.identity for entry in self.puts}
         gone = dict.fromkeys((*self.asked, *self.victims, *self.doomed))
         return tuple(identity for identity in gone if identity not in coming)
@@ -251,7 +254,7 @@ class Live:
                 if freshness(now, entry.expires_at, entry.dies_at) == "expired":
                     if not self._is_doomed(entry):
                         expired.append(entry.namespace)
-                    self._doomed[entry.identity] = replace(entry, vector=None)
+                    self._doomed[entry.identity] = with_vector(entry, None)
                 elif not self._is_doomed(entry):
                     self._remember(entry)
             _, victims = self._ledger.plan((), quotas)
@@ -333,7 +336,7 @@ class Live:
     def _is_doomed(self, entry: Entry) -> bool:
         """Whether it is the very entry that memory has let go of, not one put since."""
         doomed = self._doomed.get(entry.identity)
-        return doomed is not None and doomed == replace(entry, vector=None)
+        return doomed is not None and doomed == with_vector(entry, None)
 
     def _remember(self, entry: Entry) -> None:
         index = self._indexes.get(entry.partition)
@@ -347,7 +350,7 @@ class Live:
         if (coming := self._coming.get(entry.partition)) is not None:
             coming.hear(entry.key, entry.vector)
         # The index holds the vector from here on: kept twice it would be most of the memory.
-        self._ledger.put(replace(entry, vector=None))
+        self._ledger.put(with_vector(entry, None))
         # An older entry of this identity may have been doomed while this one was on its way.
         self._doomed.pop(entry.identity, None)
 

@@ -61,7 +61,7 @@ def row_of(entry: Entry) -> tuple[Any, ...]:
         entry.payload.kind,
         entry.payload.data,
         entry.metadata,
-        json.dumps(entry.tags, ensure_ascii=False),
+        json.dumps(entry.tags, ensure_ascii=False) if entry.tags else "[]",
         entry.created_at,
         entry.expires_at,
         entry.dies_at,
