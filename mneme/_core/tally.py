@@ -143,6 +143,8 @@ class Tally:
         """The increments since the last save; the caller commits them, or gives them back."""
         with self._lock:
             self._gather()
+            if not self._unsaved:
+                return {}
             taken, self._unsaved = self._unsaved, Counter()
             self._saved.update(taken)
             return dict(taken)

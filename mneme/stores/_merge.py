@@ -34,13 +34,16 @@ def merged(several: Iterable[Changes]) -> Changes:
             removed[identity] = None
         for entry in changes.puts:
             # Out and in again: the order of a scan is that of the last commit.
-            puts.pop(entry.identity, None)
-            removed.pop(entry.identity, None)
-            puts[entry.identity] = entry
-        counts.update(changes.counts)
+            identity = entry.identity
+            puts.pop(identity, None)
+            removed.pop(identity, None)
+            puts[identity] = entry
+        if changes.counts:
+            counts.update(changes.counts)
         labels.extend(changes.labels)
         states.update(changes.states)
-        used |= dict.fromkeys(changes.used)
+        if changes.used:
+            used |= dict.fromkeys(changes.used)
         mark = changes.mark
     return Changes(
         tuple(puts.values()),

@@ -67,9 +67,11 @@ class MemoryStore:
                 self._entries.pop(identity, None)
             for entry in changes.puts:
                 # Out and in again: the order of a scan is that of the last commit.
-                self._entries.pop(entry.identity, None)
-                self._entries[entry.identity] = entry
-            self._counts.update(changes.counts)
+                identity = entry.identity
+                self._entries.pop(identity, None)
+                self._entries[identity] = entry
+            if changes.counts:
+                self._counts.update(changes.counts)
             self._labels.extend(changes.labels)
             self._states.update(changes.states)
             if not (changes.puts or changes.removed or changes.cleared):
