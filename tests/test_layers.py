@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "_core.engine",
             "_core.growing",
             "_core.keeper",
+            "_core.recalling",
             "_core.tally",
             "_core.live",
             "_core.admission",
