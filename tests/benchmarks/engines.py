@@ -2,8 +2,10 @@
 What lookups, puts and removals cost where an engine searches, and what its searches miss.
 
     python tests/benchmarks/engines.py [--rows N] [--dim D] [--vectors FILE.npy] [--only NAME ...]
+        [--json FILE]
 
-Starts PostgreSQL and Redis from their wheels on loopback and prints a Markdown table. Without
+Starts PostgreSQL and Redis from their wheels on loopback and prints a Markdown table; `--json`
+also writes it for ``run.py --engines``, keeping the rows of that file with other names. Without
 `--vectors` (float32, rows of unit length) the data is drawn: clusters of near-paraphrases, as
 real questions have them. With fewer vectors than rows the rest are mixtures of two of them.
 Recall is the share of what brute force finds at or above a similarity, of at most 8 an ask.
@@ -12,6 +14,7 @@ Recall is the share of what brute force finds at or above a similarity, of at mo
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -170,6 +173,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--vectors", type=Path)
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     rows, asks = data(args)
     print(f"{len(rows):,} × {rows.shape[1]}, batches of {BATCH}, {ASKS} asks, k = {K}\n")
@@ -183,6 +187,15 @@ def main() -> None:
             figures = measured(store, rows, asks, lambda url=there.url, size=size: size(url))
             store.close()
         print("| " + " | ".join([name, *figures]) + " |", flush=True)
+        if args.json:
+            keep(args.json, dict(zip(HEADS, [name, *figures], strict=True)))
+
+
+def keep(file: Path, row: dict[str, str]) -> None:
+    """`row` in the list of that file, in place of one of the same store."""
+    rows = json.loads(file.read_text()) if file.exists() else []
+    rows = [one for one in rows if one[HEADS[0]] != row[HEADS[0]]] + [row]
+    file.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
