@@ -6,20 +6,26 @@ import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import pytest
 from support.embedders import spy_for
+from support.engines import own_name
 from support.engines_in_memory import MemoryEngine
 from support.worlds import WORLDS, World, settled
 
 from mneme import AsyncSemanticCache, MemoryStore, SemanticCache
 from mneme.testing import ManualClock
+from mneme.types import Store
 
 StoreKind = Literal["memory", "sqlite", "engine"]
 IN_PROCESS: tuple[StoreKind, ...] = ("memory", "sqlite")
 """Stores whose entries are all in memory, which therefore knows at once what has become of them."""
 STORES: tuple[StoreKind, ...] = (*IN_PROCESS, "engine")
+
+
+Opens = Callable[[str], Store]
 
 
 class Face:
@@ -49,12 +55,16 @@ class Scene:
     What one scenario has in one world.
 
     Caches opened in it share a clock, an embedder, a metrics hook and one store, which
-    outlives them.
+    outlives them. On a server each has a client of its own: what `opens` makes, given a name
+    that only this scene has.
     """
 
-    def __init__(self, world: World, kind: StoreKind, place: Path) -> None:
+    def __init__(
+        self, world: World, kind: StoreKind, place: Path, opens: Opens | None = None
+    ) -> None:
         self.world = world
         self.kind = kind
+        self._opens = opens
         self.clock = ManualClock()
         self.embedder = spy_for(world)
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -62,6 +72,7 @@ class Scene:
         self._folder = place / f"{world}-{kind}"
         self._folder.mkdir(parents=True)
         self.path = self._folder / "cache.db" if kind == "sqlite" else None
+        self._name = own_name(self._folder)
         self.store = {"memory": MemoryStore, "engine": MemoryEngine, "sqlite": lambda: None}[kind]()
         self.durability = "group"
         """Of a file; with ``"commit"`` the other cache of a scenario sees at once what was put."""
@@ -69,7 +80,7 @@ class Scene:
     def note(self, name: str, outcome: Any) -> None:
         """Write down what must be equal in all worlds."""
         if isinstance(outcome, BaseException):
-            said = str(outcome).replace(str(self._folder), "")
+            said = str(outcome).replace(str(self._folder), "").replace(self._name, "")
             outcome = type(outcome).__name__, re.sub("0x[0-9a-f]+", "0x", said)
         elif isinstance(outcome, SemanticCache | AsyncSemanticCache):
             outcome = "a cache"
@@ -87,7 +98,7 @@ class Scene:
         return self.world.open(
             self.path,
             **{
-                "store": self.store,
+                "store": self.store if self._opens is None else self._opens(self._name),
                 "embedder": self.embedder,
                 "clock": self.clock,
                 "metrics_hook": lambda event, attrs: self.events.append((event, dict(attrs))),
@@ -133,18 +144,28 @@ def everywhere(*stores: StoreKind) -> Callable[[Scenario], Callable[[StoreKind, 
     def make(scenario: Scenario) -> Callable[[StoreKind, Path], None]:
         @pytest.mark.parametrize("kind", stores or STORES)
         def test(kind: StoreKind, tmp_path: Path) -> None:
-            _play(scenario, kind, tmp_path)
+            play(scenario, kind, tmp_path)
 
         test.__name__, test.__doc__ = scenario.__name__, scenario.__doc__
+        if "engine" in (stores or STORES):
+            # What `on_engines` finds.
+            test.scenario = scenario  # type: ignore[attr-defined]
         return test
 
     return make
 
 
-def _play(scenario: Scenario, kind: StoreKind, place: Path) -> None:
+def on_engines(*modules: ModuleType) -> list[Scenario]:
+    """The scenarios of `modules` that are told over an engine in memory."""
+    found = (getattr(test, "scenario", None) for one in modules for test in vars(one).values())
+    return [scenario for scenario in found if scenario is not None]
+
+
+def play(scenario: Scenario, kind: StoreKind, place: Path, opens: Opens | None = None) -> None:
+    """Run `scenario` in every world, each of which must come to the same transcript."""
     transcripts: list[list[tuple[str, Any]]] = []
     for world in WORLDS:
-        scene = Scene(world, kind, place)
+        scene = Scene(world, kind, place, opens)
         world.run(scenario, scene)
         transcripts.append([*scene.transcript, ("events", scene.events)])
     model, *others = transcripts
