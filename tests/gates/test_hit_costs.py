@@ -16,6 +16,8 @@ import pytest
 from mneme import MemoryStore, SemanticCache, semantic_cache
 from mneme.testing import HashEmbedder
 
+pytestmark = pytest.mark.timing
+
 EMBEDDER = HashEmbedder(8)
 ANSWER = "an answer of some length " * 10
 
