@@ -223,7 +223,9 @@ class Core(Recalling):
 
     def refit(self, judge: Judge) -> None:
         """Fit what `judge` has learned to all its labels: some ten milliseconds."""
-        judge.refit(lambda identity: self.live.find(*identity) is not None)
+        # What is not in memory yet is not gone.
+        knows_all = self.engine is None
+        judge.refit(lambda identity: not knows_all or self.live.find(*identity) is not None)
 
     def miss(self, ask: Ask, reason: MissReason) -> Miss:
         """A miss that the semantic layer had no say in."""

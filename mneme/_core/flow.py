@@ -325,8 +325,10 @@ async def known(port: Port, ask: Ask) -> Hit | Miss | None:
     miss where that one is down.
     """
     core = port.core
+    # Asked first: memory may be filled, and the engine let go of, just between the two.
+    engine = core.engine
     found = core.recall(ask)
-    if found is not None or core.engine is None:
+    if found is not None or engine is None:
         return found
     try:
         return await port.fetch(ask)

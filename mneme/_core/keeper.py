@@ -26,10 +26,11 @@ from mneme._core.growing import Growing
 from mneme._core.judges import Judges
 from mneme._core.keys import Ask
 from mneme._core.ledger import Ledger
-from mneme._core.live import Indexing, Live
+from mneme._core.live import MANY, Indexing, Live
 from mneme._core.settings import Settings
 from mneme._core.tally import Tally
 from mneme._core.threshold import Threshold, threshold_of
+from mneme._core.warming import Warmable, Warming
 from mneme.codecs import AutoCodec
 from mneme.errors import (
     CacheClosedError,
@@ -123,6 +124,7 @@ class Keeper(_forks.Forked):
         self.is_open = False
         self.is_closed = False
         self.is_checked = settings.self_check is False
+        self._warming: Warming | None = None
         self.engine: Searching | None = None
         """Who answers what memory does not hold; None: memory holds everything."""
         ledger = Ledger(settings.max_entries, settings.namespace_quotas)
@@ -152,13 +154,23 @@ class Keeper(_forks.Forked):
                 return
             with store_errors(self.store):
                 self.store.claim(self.embedder.fingerprint, self.dim)
-                self._rescan()
+                cold = self.store.cold() if isinstance(self.store, Warmable) else None
+                if cold is None:
+                    self._rescan()
+                    self._keep_vectors(later=True)
+                else:
+                    self.engine = self._warming = Warming(cold, self)
                 self.tally.restore(self.store.counts())
                 if isinstance(self.store, Remembering):
                     self._restore(self.store.states())
             weakref.finalize(self, _save_counts, self.store, self.tally)
             self.is_open = True
-            self._forget_as_asked()
+            if self._warming is None:
+                self._forget_as_asked()
+            else:
+                for chosen in self._to_forget:
+                    self._warming.forget(chosen)
+                self._warming.begin()
 
     def _restore(self, states: Mapping[str, bytes]) -> None:
         """Go on with what was learned, and with the calibration that the store has kept."""
@@ -176,6 +188,9 @@ class Keeper(_forks.Forked):
 
     def close(self) -> None:
         """Save what waits to be saved and let go of the store; calling it again does nothing."""
+        if (warming := self._warming) is not None:
+            # Not under the lock that it may need to come to an end.
+            warming.end()
         with self._commits:
             if self.is_closed:
                 return
@@ -185,6 +200,7 @@ class Keeper(_forks.Forked):
                 if self.is_open:
                     with store_errors(self.store):
                         self._write((), (), closing=True)
+                        self._keep_vectors()
             finally:
                 self.is_open = False
                 with store_errors(self.store):
@@ -199,6 +215,9 @@ class Keeper(_forks.Forked):
 
     def is_behind(self) -> bool:
         """Whether somebody else has committed to the store since this cache last looked."""
+        if self._warming is not None:
+            # The store itself is asked.
+            return False
         interval = self.settings.stale_check_interval
         if interval:
             now = self.clock()
@@ -213,6 +232,8 @@ class Keeper(_forks.Forked):
         """Bring to memory what others have committed."""
         self._looked_at = self.clock()
         with self._commits, store_errors(self.store):
+            if self._warming is not None:
+                return
             changes = self.store.changes_since(self._mark)
             if changes is None:
                 self._rescan()
@@ -226,6 +247,61 @@ class Keeper(_forks.Forked):
         self._mark = mark
         for namespace in expired:
             self.tally.gone(namespace, "expired")
+        self._cool_no_more()
+
+    # -- being filled while lookups go on --------------------------------------------------------
+
+    def empty(self) -> Live:
+        """Memory to be filled; see `Warming`."""
+        return self.live.emptied()
+
+    def warmed(self, live: Live, expired: Sequence[str], mark: int) -> None:
+        """Go on with `live`, which stands at `mark` of the store."""
+        with self._commits, store_errors(self.store):
+            if self.is_closed or self._warming is None:
+                return
+            changes = self.store.changes_since(mark)
+            if changes is None:
+                self._rescan()
+            else:
+                live.apply(changes.puts, changes.removed, changes.cleared)
+                for entry in self.live.take_over(live):
+                    self.tally.gone(entry.namespace, "eviction")
+                self._mark = changes.mark
+                for namespace in expired:
+                    self.tally.gone(namespace, "expired")
+                self._cool_no_more()
+            self._keep_vectors(later=True)
+
+    def scanned(self) -> None:
+        """Fill memory by a scan; what was to fill it otherwise is not trusted any more."""
+        with self._commits, store_errors(self.store):
+            if self.is_closed or self._warming is None:
+                return
+            if isinstance(self.store, Warmable):
+                self.store.distrust()
+            self._rescan()
+            self._keep_vectors(later=True)
+
+    def _cool_no_more(self) -> None:
+        if self._warming is not None:
+            # In this order: what is to be forgotten is not found in between.
+            self._warming = None
+            self._forget_as_asked()
+            self.engine = None
+
+    def be_warm(self) -> None:
+        """Wait until memory is filled, for what cannot be done without."""
+        if (warming := self._warming) is not None:
+            warming.wait()
+            if self._warming is warming:
+                self.check_open()
+                self.scanned()
+
+    def _keep_vectors(self, *, later: bool = False) -> None:
+        is_large = self._warming is None and len(self.live.ledger) >= MANY
+        if is_large and isinstance(self.store, Warmable):
+            self.store.keep_vectors(self.live.directions(), later=later)
 
     def hire(self) -> None:
         """Have threads for work in the background, until somebody dismisses them."""
@@ -238,6 +314,8 @@ class Keeper(_forks.Forked):
         """Go on as a process of its own; the store opens anew when it is next needed."""
         for part in (self.tally, self.judges, self.flights, self.renewals):
             part.in_child()
+        if self._warming is not None:
+            self._warming.in_child()
         self.task_crew = None
         if self.thread_crew is not None:
             self.thread_crew = None
@@ -256,6 +334,8 @@ class Keeper(_forks.Forked):
         how many of `removed` were live. Touches the store.
         """
         self.open()
+        if puts or removed:
+            self.be_warm()
         with self._commits, store_errors(self.store):
             self.check_open()
             return self._write(puts, removed)
@@ -268,7 +348,7 @@ class Keeper(_forks.Forked):
         cleared: Sequence[str] = (),
         closing: bool = False,
     ) -> int:
-        if self.store.mark() != self._mark:
+        if self._warming is None and self.store.mark() != self._mark:
             # What others have put again meanwhile is no longer ours to remove.
             self.catch_up()
         plan = self.live.plan(puts, removed, cleared)
@@ -326,6 +406,7 @@ class Keeper(_forks.Forked):
     def _clear(self, namespace: str | None) -> int:
         """Empty `namespace`, or all, in one commit."""
         self.open()
+        self.be_warm()
         with self._commits, store_errors(self.store):
             self.check_open()
             if self.store.mark() != self._mark:
@@ -355,8 +436,10 @@ class Keeper(_forks.Forked):
     def forget_where(self, chosen: Selection) -> None:
         """As `remove_where`, but in memory only: the store hears of it with the next commit."""
         self._to_forget.append(chosen)
-        # Before the store is open there is nothing to see yet; `open` does it then.
-        if self.is_open:
+        if (warming := self._warming) is not None:
+            warming.forget(chosen)
+        # Before memory is filled there is nothing to see yet; it is done then.
+        if self.is_open and self._warming is None:
             self._forget_as_asked()
 
     def _forget_as_asked(self) -> None:
@@ -369,20 +452,28 @@ class Keeper(_forks.Forked):
                 self.doom(identity)
 
     def count_where(self, chosen: Selection) -> int:
+        self.be_warm()
         return len(self.live.select(chosen))
 
     def count_near(self, chosen: Selection) -> int:
         """How many of those that `chosen` says are in memory; waits for nothing."""
+        if self._warming is not None and chosen == Selection(chosen.namespace):
+            sizes = self.sizes()
+            return (
+                sum(sizes.values()) if chosen.namespace is None else sizes.get(chosen.namespace, 0)
+            )
         return len(self.live.select(chosen))
 
     def _select(self, chosen: Selection) -> list[Identity]:
         self.open()
+        self.be_warm()
         if self.store.mark() != self._mark:
             # What others have put a moment ago is to be removed as well.
             self.catch_up()
         return self.live.select(chosen)
 
     def compact(self) -> None:
+        self.be_warm()
         with self._commits, store_errors(self.store):
             self.check_open()
             if isinstance(self.store, Compactable):
@@ -420,6 +511,8 @@ class Keeper(_forks.Forked):
 
     def sizes(self) -> Mapping[str, int]:
         """How many entries each namespace holds."""
+        if (warming := self._warming) is not None:
+            return warming.sizes()
         ledger = self.live.ledger
         return {namespace: ledger.size(namespace) for namespace in ledger.namespaces()}
 

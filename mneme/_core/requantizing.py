@@ -22,8 +22,9 @@ def requantize(core: Core, dtype: str) -> None:
     core.check_open()
     if isinstance(core.store, SearchableStore):
         raise ValueError(f"{core.store.description} searches by itself, in float32.")
-    core.live.use_dtype(dtype)
     core.open()
+    core.be_warm()
+    core.live.use_dtype(dtype)
     vectors = vectors_of(core.store)
     for partition in core.live.searched():
         core.live.rebuild(partition, vectors)

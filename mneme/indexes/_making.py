@@ -81,6 +81,11 @@ class Indexing:
         """The same with a graph."""
         return replace(self, backend="hnsw")
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether indexes compare exactly, and in float32."""
+        return self.chosen == "numpy" and self.vector_dtype == "float32" and not self.options
+
     def make(self, dim: int, partition: Partition) -> Index:
         """An empty index for the vectors of `partition`."""
         settings: dict[str, Any] = {"dtype": self.vector_dtype, **self.options}

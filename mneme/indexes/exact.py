@@ -162,6 +162,12 @@ class ExactIndex:
         return self._body.table.slack
 
     @property
+    def directions(self) -> tuple[Vector, int] | None:
+        """Those of its sketch, and in how many every row is looked at; None: it has none."""
+        sketch = self._body.sketch
+        return None if sketch is None else (sketch.directions, sketch.first)
+
+    @property
     def search_floats(self) -> int:
         """
         What a search costs, in numbers read by one matrix-vector product: all there are, or the

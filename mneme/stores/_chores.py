@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any, Protocol
 
@@ -26,6 +27,10 @@ PAUSE = 0.005
 """Seconds between two transactions: others that write get their turn."""
 
 
+Work = Callable[[Callable[[], bool]], object]
+"""Is given a function to call now and then: whether to go on."""
+
+
 class Kept(Protocol):
     """The file, as far as chores need it."""
 
@@ -39,7 +44,8 @@ class Kept(Protocol):
 
 class Chores:
     """
-    A thread that copies SQLite's log to the file, and removes rows of cleared namespaces.
+    A thread that copies SQLite's log to the file, removes rows of cleared namespaces, and does
+    what else is to be done in the background.
 
     It begins with the first work there is, and ends with `rest`. Both are only housekeeping:
     what fails is tried again with the next commits, and what is not done by the end may wait
@@ -49,6 +55,7 @@ class Chores:
     def __init__(self, file: Kept) -> None:
         self._file = file
         self._written = 0
+        self._work_to_do: Work | None = None
         self._is_due = threading.Event()
         self._rests = threading.Event()
         self._thread: threading.Thread | None = None
@@ -70,6 +77,12 @@ class Chores:
             self._thread = threading.Thread(target=self._work, name="mneme-chores", daemon=True)
             self._thread.start()
 
+    def do(self, work: Work) -> None:
+        """Have `work` done soon, in place of what was to be done before."""
+        with self._file.lock:
+            self._work_to_do = work
+            self.begin()
+
     def rest(self) -> None:
         """Stop, and return when nothing is being done any more."""
         self._rests.set()
@@ -80,7 +93,7 @@ class Chores:
 
     def in_child(self) -> None:
         """After a fork: the thread is the parent's."""
-        self._thread, self._written = None, 0
+        self._thread, self._written, self._work_to_do = None, 0, None
         # Made anew: an event has a lock of its own.
         self._is_due, self._rests = threading.Event(), threading.Event()
 
@@ -103,6 +116,9 @@ class Chores:
             if _copy(connection) > LONG_LOG:
                 with self._file.lock:
                     _copy(connection)
+        work, self._work_to_do = self._work_to_do, None
+        if work is not None:
+            work(lambda: not self._rests.wait(PAUSE))
 
 
 def _copy(connection: sqlite3.Connection) -> int:

@@ -1,8 +1,9 @@
 """
 Entries in one SQLite file.
 
-Beside ``cache.db`` stand SQLite's own ``-wal`` and ``-shm`` while it is open, and
-``cache.db-mark``, eight bytes by which processes see that another one has written.
+Beside ``cache.db`` stand SQLite's own ``-wal`` and ``-shm`` while it is open,
+``cache.db-mark``, eight bytes by which processes see that another one has written, and of a
+large cache ``cache.db-vectors``, by which it opens at once; see `mneme.stores._sidefile`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from mneme import _forks
+from mneme.errors import MnemeError
 from mneme.records import Changes, Entry, Identity, Key, Label, Partition, Vector
+from mneme.stores._cold import ColdEntries
 from mneme.stores._group import GroupCommit
 from mneme.stores._rows import COLUMNS, check_text, entry_of
+from mneme.stores._sidekeeping import Directions, SideKeeper
 from mneme.stores._sqlite_file import SQLiteFile
 from mneme.stores._sqlite_schema import SCHEMA_VERSION
 from mneme.stores._sqlite_writes import LABEL_COLUMNS, seq_of
@@ -71,8 +77,10 @@ class SQLiteStore(_forks.Forked):
         self.path: Path = Path(path)
         if str(path) == ":memory:" or not str(path):
             raise ValueError(f"{str(path)!r} is no file. Use MemoryStore() to keep no file.")
+        self._fingerprint = ""
         self._dim = 0
         self._file = SQLiteFile(self.path, busy_timeout)
+        self._side = SideKeeper(self._file)
         self._group: GroupCommit | None = None
         if durability == "group":
             self._group = GroupCommit(self._file.write_group, GROUP_SECONDS)
@@ -89,7 +97,7 @@ class SQLiteStore(_forks.Forked):
         return self._file.bad_rows
 
     def claim(self, fingerprint: str, dim: int) -> None:
-        self._dim = dim
+        self._fingerprint, self._dim = fingerprint, dim
         if self._file.is_claimed:
             self._flush()
         self._file.claim(fingerprint, dim)
@@ -192,6 +200,25 @@ class SQLiteStore(_forks.Forked):
     def states(self) -> Mapping[str, bytes]:
         self._flush()
         return dict(self._file.rows("SELECT name, data FROM states"))
+
+    def cold(self) -> ColdEntries | None:
+        """What answers from the file until memory is filled; None where a scan is as good."""
+        self._flush()
+        return self._side.cold(self._fingerprint, self._dim)
+
+    def distrust(self) -> None:
+        """Do without the side file: it was found to be wrong."""
+        self._side.discard()
+
+    def keep_vectors(self, directions: Directions, *, later: bool = False) -> None:
+        """Bring the side file up to date if that pays, now or in the background."""
+        work = partial(self._side.keep, self._fingerprint, self._dim, dict(directions))
+        if later:
+            self._file.chores.do(work)
+        else:
+            with suppress(MnemeError):
+                self._flush()
+                work()
 
     def compact(self) -> None:
         """Give the space of removed entries back to the disk. Others wait while it runs."""

@@ -1,0 +1,217 @@
+"""
+Answers from a cache file whose entries are not in memory yet, with the help of its side file.
+
+The side file stands at a number of the cache file, its stamp. It only proposes: whatever it
+finds near is read from the cache file, where it must be live and no later than the stamp, and
+its cosine is computed from the vector there. What was put later is read from the cache file
+itself. So a bit that has flipped in the side file can hide an answer, never give a wrong one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from mneme import _forks
+from mneme.indexes._names import KEY_BYTES
+from mneme.indexes.exact import ExactIndex
+from mneme.records import Candidate, Entry, Identity, Key, Partition, Vector
+from mneme.stores._rows import COLUMNS, death_of, entry_of
+from mneme.stores._sidefile import SideFile
+from mneme.stores._sqlite_file import SQLiteFile
+
+__all__ = ["ColdEntries"]
+
+PAGE_ROWS = 128
+"""Entries that are read at once while others look things up: about a millisecond."""
+
+ASKED_AT_ONCE = 64
+"""Entries that are read by name in one statement."""
+
+CLOSE = 4e-6
+"""How far apart two cosines of the same vectors may be that were added up in another order."""
+
+LAST = 2**63 - 1
+"""The highest number that SQLite can give a row."""
+
+_BARE = ", ".join(name for name in COLUMNS if name != "vector")
+
+# Joined: given pairs in a condition, SQLite reads the whole table.
+_NAMED = (
+    "WITH asked (partition, key) AS (VALUES {places}) SELECT e.seq, {columns} "
+    "FROM asked a CROSS JOIN live e ON e.partition = a.partition AND e.key = a.key"
+)
+_BARE_NAMED = ", ".join(f"e.{name}" for name in COLUMNS if name != "vector") + ", NULL"
+_ALL_NAMED = ", ".join(f"e.{name}" for name in COLUMNS)
+
+# The vectors of rows up to the stamp are in the side file: only their length is read.
+_PAGE = (
+    f"SELECT seq, {_BARE}, length(vector), CASE WHEN seq > ? THEN vector END FROM live "
+    f"WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT {PAGE_ROWS}"
+)
+_LATER = (
+    "SELECT seq, partition, key, vector FROM live WHERE seq > ? AND vector IS NOT NULL ORDER BY seq"
+)
+
+
+class ColdEntries:
+    """The entries of `file`, as they are in the file; `Searching`, and readable page by page."""
+
+    def __init__(self, file: SQLiteFile, side: SideFile, until: int) -> None:
+        """`until` is the number of the last change when this was made."""
+        self._file = file
+        self._side = side
+        self._dim = side.dim
+        self._until = until
+        self._indexes: dict[Partition, ExactIndex | None] = {}
+        self._later: dict[Partition, ExactIndex] = {}
+        self._later_from = side.seq
+        self._lock = _forks.rlock(_forks.GROUP)
+
+    @property
+    def mark(self) -> int:
+        """Where who has read all `pages` stands; for `changes_since`."""
+        return 2 * self._until
+
+    # -- lookups -------------------------------------------------------------------------------
+
+    def fetch(self, identities: Sequence[Identity]) -> Sequence[Entry | None]:
+        found = {entry.identity: entry for _, entry in self._named(identities, _BARE_NAMED)}
+        return [found.get(identity) for identity in identities]
+
+    def search(
+        self, partition: Partition, vector: Vector, *, k: int, at_least: float, now: float
+    ) -> Sequence[Candidate]:
+        stamp = self._side.seq
+        sources = [
+            (self.index(partition), range(stamp + 1)),
+            (self._later_of(partition), range(stamp + 1, LAST + 1)),
+        ]
+        found = [
+            candidate
+            for index, numbers in sources
+            if index is not None
+            for candidate in self._good(index, numbers, partition, vector, k, at_least, now)
+        ]
+        found.sort(key=lambda one: -one.similarity)
+        return found[:k]
+
+    def _good(
+        self,
+        index: ExactIndex,
+        numbers: range,
+        partition: Partition,
+        vector: Vector,
+        k: int,
+        at_least: float,
+        now: float,
+    ) -> list[Candidate]:
+        """
+        The best that `index` proposes and whose rows, with one of these `numbers`, bear it out;
+        it is asked for more until these are `k`.
+        """
+        wanted, looked_at = k, 0
+        good: list[Candidate] = []
+        while True:
+            pairs = index.search(vector, k=wanted, at_least=max(-1.0, at_least - CLOSE))
+            names = [(partition, key) for key, _ in pairs[looked_at:]]
+            for seq, entry in self._named(names, _ALL_NAMED):
+                death = death_of(entry)
+                is_dead = death is not None and now >= death
+                if entry.vector is None or is_dead or seq not in numbers:
+                    continue
+                cosine = float(entry.vector @ vector)
+                if cosine >= at_least:
+                    good.append(Candidate(entry, cosine))
+            looked_at = len(pairs)
+            if len(good) >= k or looked_at < wanted:
+                return good
+            wanted *= 2
+
+    def _named(self, identities: Sequence[Identity], columns: str) -> Iterator[tuple[int, Entry]]:
+        for at in range(0, len(identities), ASKED_AT_ONCE):
+            some = identities[at : at + ASKED_AT_ONCE]
+            places = ", ".join(["(?, ?)"] * len(some))
+            rows = self._file.rows(
+                _NAMED.format(places=places, columns=columns),
+                tuple(part for identity in some for part in identity),
+            )
+            for seq, *row in rows:
+                entry = entry_of(row, self._dim)
+                if entry is not None:
+                    yield seq, entry
+
+    def index(self, partition: Partition) -> ExactIndex | None:
+        """The vectors of `partition` up to the stamp."""
+        if partition not in self._indexes:
+            with self._lock:
+                if partition not in self._indexes:
+                    parts = self._side.parts(partition)
+                    made = None if parts is None else ExactIndex.from_parts(parts)
+                    self._indexes[partition] = made
+        return self._indexes[partition]
+
+    def _later_of(self, partition: Partition) -> ExactIndex | None:
+        """Those that were put after the stamp; which are replaced since, the file knows."""
+        with self._lock:
+            for seq, its, key, vector in self._file.rows(_LATER, (self._later_from,)):
+                self._later_from = seq
+                unit = _unit(vector, self._dim)
+                if unit is not None:
+                    self._later.setdefault(its, ExactIndex(self._dim)).add(key, unit)
+            return self._later.get(partition)
+
+    # -- filling memory ------------------------------------------------------------------------
+
+    def sizes(self) -> Mapping[str, int]:
+        """How many entries each namespace has; some milliseconds."""
+        rows = self._file.rows("SELECT namespace, count(*) FROM live GROUP BY namespace")
+        return dict(rows)
+
+    def is_sound(self, goes_on: Callable[[], bool]) -> bool:
+        """Whether the side file is as it was written: reads all of it."""
+        return self._side.is_sound(goes_on)
+
+    @property
+    def partitions(self) -> Sequence[Partition]:
+        return self._side.partitions
+
+    def keys(self, partition: Partition) -> Iterator[Key]:
+        """What `index` holds."""
+        parts = self._side.parts(partition)
+        packed = b"" if parts is None else parts.keys.tobytes()
+        return (Key(packed[at : at + KEY_BYTES]) for at in range(0, len(packed), KEY_BYTES))
+
+    def rows(self, partition: Partition) -> Iterator[tuple[Key, Vector]]:
+        """The same, with the vectors."""
+        parts = self._side.parts(partition)
+        blocks = () if parts is None else parts.blocks
+        return zip(self.keys(partition), chain.from_iterable(blocks), strict=True)
+
+    def pages(self) -> Iterator[list[tuple[Entry, bool]]]:
+        """
+        All entries, in the order of a scan and some at a time; each with whether its vector is
+        in the side file. Of others the vector, if there is one, is in the entry.
+        """
+        after = 0
+        while rows := self._file.rows(_PAGE, (self._side.seq, after, self._until)):
+            after = rows[-1][0]
+            page = []
+            for _, *row, length, vector in rows:
+                entry = entry_of((*row, vector), self._dim)
+                if entry is None or length not in (None, 4 * self._dim):
+                    self._file.bad_rows += 1
+                else:
+                    page.append((entry, length is not None and vector is None))
+            yield page
+
+
+def _unit(data: Any, dim: int) -> Vector | None:
+    """The vector that a row holds; None where it is damaged."""
+    if not isinstance(data, bytes) or len(data) != 4 * dim:
+        return None
+    found = np.frombuffer(data, "<f4").astype(np.float32)
+    return found if abs(float(found @ found) - 1.0) < 1e-3 else None
