@@ -53,7 +53,7 @@ def answers(cache: SemanticCache, count: int = 120) -> list[Any]:
     for number in range(count):
         for namespace in ("default", f"tenant {number % 3}"):
             hit = cache.get(f"please {question(number)}", namespace=namespace)
-            found.append(None if hit is None else (hit.response, round(hit.similarity, 5)))
+            found.append(None if hit is None else (hit.response, round(hit.similarity, 3)))
     return found
 
 
