@@ -78,11 +78,14 @@ def test_what_is_written_comes_back(
     indexes = {name: _index(count, sketch, name) for name, (count, sketch) in what.items()}
     _written(path, indexes, seq)
     side = SideFile(path, STAMP)
-    assert side.seq == seq and side.rows == sum(map(len, indexes.values()))
-    assert set(side.partitions) == set(indexes) and side.is_sound()
+    assert side.seq == seq
+    assert side.rows == sum(map(len, indexes.values()))
+    assert set(side.partitions) == set(indexes)
+    assert side.is_sound()
     for name, index in indexes.items():
         parts = side.parts(name)
-        assert parts is not None and _same(parts, index.parts())
+        assert parts is not None
+        assert _same(parts, index.parts())
     assert side.parts(Partition(b"nobody's" * 2)) is None or b"nobody's" * 2 in what
 
 
@@ -108,7 +111,8 @@ def test_a_flipped_bit_is_found_out(path: Path, data: st.DataObject) -> None:
         side = SideFile(path, STAMP)
         if side.is_sound():
             parts = side.parts(name)
-            assert parts is not None and _same(parts, index.parts())
+            assert parts is not None
+            assert _same(parts, index.parts())
 
 
 @given(st.data())
@@ -125,7 +129,8 @@ def test_any_bytes_are_no_crash(path: Path, data: st.DataObject) -> None:
         side = SideFile(path, STAMP)
         if side.is_sound():
             parts = side.parts(name)
-            assert parts is not None and _same(parts, index.parts())
+            assert parts is not None
+            assert _same(parts, index.parts())
 
 
 @pytest.mark.parametrize(

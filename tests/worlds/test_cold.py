@@ -1,0 +1,94 @@
+"""Lookups, writes and closing while memory is being filled: threads, asyncio and trio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cold import MANY, Gate, few_are_many, filled, is_cold, vectors
+from support.worlds import WORLDS, World, settled
+
+from mneme import AsyncSemanticCache, SQLiteStore
+from mneme.testing import HashEmbedder
+
+IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_are_many(monkeypatch)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    filled(tmp_path / "cache.db")
+    return tmp_path / "cache.db"
+
+
+async def _opened(world: World, path: Path) -> Any:
+    cache = world.open(
+        None,
+        store=SQLiteStore(path),
+        embedder=HashEmbedder(8),
+        similarity_threshold=0.95,
+        guards=(),
+        self_check=False,
+    )
+    if isinstance(cache, AsyncSemanticCache):
+        await cache.get("opens it", embedding=-vectors(1)[0])
+    return cache
+
+
+@IN_EACH_WORLD
+def test_lookups_do_not_wait(world: World, path: Path, gate: Gate) -> None:
+    """Both layers answer while memory is held empty, and loops are not blocked."""
+
+    async def scenario() -> None:
+        cache = await _opened(world, path)
+        assert (await settled(cache.get("question 3"))).layer == "exact"
+        found = await settled(cache.get("asked", embedding=vectors(4)[3]))
+        assert (found.response, found.layer) == ("answer 3", "semantic")
+        assert await settled(cache.get("unheard of", embedding=-vectors(1)[0])) is None
+        many = await settled(cache.get_many(["question 5", "question 6"]))
+        assert [hit.response for hit in many] == ["answer 5", "answer 6"]
+        assert is_cold(cache)
+        await settled(cache.close())
+
+    world.run(scenario)
+
+
+@IN_EACH_WORLD
+def test_writes_wait_and_are_made(world: World, path: Path, gate: Gate) -> None:
+    """A put, a removal and a clear that begin while it is cold."""
+
+    async def scenario() -> None:
+        cache = await _opened(world, path)
+        assert is_cold(cache)
+        gate.open()
+        assert await settled(cache.put("new", "answer", embedding=vectors(1, 5)[0]))
+        assert await settled(cache.delete("question 1")) == 1
+        assert await settled(cache.get("question 1", embedding=-vectors(1)[0])) is None
+        assert await settled(cache.clear_namespace("default")) == 2 * MANY
+        await settled(cache.close())
+
+    world.run(scenario)
+
+
+@IN_EACH_WORLD
+def test_closing_does_not_wait_for_memory(world: World, path: Path, gate: Gate) -> None:
+    """The thread that fills it ends before `close` returns."""
+
+    async def scenario() -> None:
+        cache = await _opened(world, path)
+        thread = cache._core._warming._thread
+        assert thread.is_alive()
+        await settled(cache.close())
+        assert not thread.is_alive()
+
+    world.run(scenario)
