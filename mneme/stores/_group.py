@@ -24,8 +24,11 @@ LOG_EVERY = 60.0
 MAX_WAITING = 1_024
 """Entries; a store that falls further behind makes its callers wait, as without grouping."""
 
-WRITTEN_AT_ONCE = 128
-"""Entries in one write, more only where one commit has more: some two milliseconds."""
+WRITTEN_AT_ONCE = 512
+"""
+Entries in one write, more only where one commit has more: some five milliseconds. A put
+writes a page of each index of a file, so that a write of fewer writes much more an entry.
+"""
 
 
 class GroupCommit:
@@ -73,8 +76,8 @@ class GroupCommit:
         if not self._filled.is_set():
             self._filled.set()
         if too_many:
-            self._write_some()
-        elif is_late:
+            self._relieve()
+        elif is_late and not self._writing.locked():
             self._try(self._write_some)
 
     def try_flush(self) -> None:
@@ -124,22 +127,32 @@ class GroupCommit:
         )
         self._thread.start()
 
+    def _relieve(self) -> None:
+        """Return when no more waits than is sensible, or a write has been made for it."""
+        with self._writing:
+            # Whoever was writing may have seen to it.
+            if self._entries > MAX_WAITING:
+                self._write_next()
+
     def _write_some(self) -> None:
         with self._writing:
-            taken = self._take()
-            if not taken:
-                return
-            try:
-                self._write(merged(changes for _, changes in taken))
-            except BaseException:
-                # From now on, so that not every caller tries what has just failed.
-                now = self._clock()
-                with self._lock:
-                    self._waiting.extendleft((now, changes) for _, changes in reversed(taken))
-                    self._entries += sum(_size(changes) for _, changes in taken)
-                self._filled.set()
-                raise
-            self._written += len(taken)
+            self._write_next()
+
+    def _write_next(self) -> None:
+        taken = self._take()
+        if not taken:
+            return
+        try:
+            self._write(merged(changes for _, changes in taken))
+        except BaseException:
+            # From now on, so that not every caller tries what has just failed.
+            now = self._clock()
+            with self._lock:
+                self._waiting.extendleft((now, changes) for _, changes in reversed(taken))
+                self._entries += sum(_size(changes) for _, changes in taken)
+            self._filled.set()
+            raise
+        self._written += len(taken)
 
     def _take(self) -> list[tuple[float, Changes]]:
         """What came first, until it is enough for one write."""

@@ -18,11 +18,11 @@ KEPT_LABELS = 100_000
 
 LABEL_COLUMNS = "similarity, is_right, namespace, source, created_at, chance_right"
 
-_BATCHES = (64, 16, 1)
+_BATCHES = (512, 64, 16, 1)
 """
-Rows a statement; old versions of SQLite take no more than 999 values. Between any two steps
-of SQLite a thread has to wait for the interpreter lock, up to 5 ms in a busy process: a row a
-step would make a commit take seconds.
+Rows a statement, as far as SQLite takes so many values (999 in old versions). Between any two
+steps of SQLite a thread has to wait for the interpreter lock, up to 5 ms in a busy process: a
+row a step would make a commit take seconds.
 """
 
 _PUT = f"INSERT OR REPLACE INTO entries (seq, {', '.join(COLUMNS)}) VALUES "
@@ -101,7 +101,10 @@ def _in_batches(
     connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]
 ) -> None:
     at, one = 0, f"({', '.join('?' * len(rows[0]))})"
+    most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(rows[0])
     for size in _BATCHES:
+        if size > most:
+            continue
         # The same few texts each time, which the driver keeps prepared.
         text = statement.format(", ".join([one] * size))
         while len(rows) - at >= size:

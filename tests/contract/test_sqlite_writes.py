@@ -6,6 +6,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from mneme import SQLiteStore
 from mneme.records import Changes
 from mneme.stores._sqlite_writes import seq_of, sweep, write
@@ -20,7 +22,7 @@ def test_no_write_reads_the_whole_table(tmp_path: Path) -> None:
     store.close()
     statements: list[str] = []
     with closing(sqlite3.connect(path)) as connection:
-        some = tuple(entry(f"{n}") for n in range(40))
+        some = tuple(entry(f"{n}") for n in range(600))
         write(connection, Changes(puts=some), 0)
         connection.set_trace_callback(statements.append)
         seq = write(
@@ -29,7 +31,7 @@ def test_no_write_reads_the_whole_table(tmp_path: Path) -> None:
             seq_of(connection),
         )
         write(connection, Changes(cleared=("default",)), seq)
-        while sweep(connection, 7):
+        while sweep(connection, 97):
             pass
         connection.set_trace_callback(None)
         assert connection.execute("SELECT count(*) FROM entries").fetchone() == (0,)
@@ -41,3 +43,20 @@ def test_no_write_reads_the_whole_table(tmp_path: Path) -> None:
         ]
     assert any("USING INTEGER PRIMARY KEY" in plan for plan in plans)
     assert not [plan for plan in plans if plan.startswith("SCAN entries")]
+
+
+@pytest.mark.parametrize("most", [999, 32_766])
+def test_many_rows_are_written_whatever_sqlite_takes_at_once(tmp_path: Path, most: int) -> None:
+    """Old versions take no more than 999 values in a statement."""
+    store = SQLiteStore(tmp_path / "cache.db")
+    store.claim("contract:embedder:8:l2", 8)
+    store.close()
+    some = tuple(entry(f"{n}") for n in range(1_100))
+    with closing(sqlite3.connect(tmp_path / "cache.db")) as connection:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, most)
+        seq = write(connection, Changes(puts=some), 0)
+        keys = connection.execute("SELECT key FROM entries ORDER BY seq").fetchall()
+        assert keys == [(one.key,) for one in some]
+        write(connection, Changes(removed=tuple(one.identity for one in some)), seq)
+        assert connection.execute("SELECT count(*) FROM entries").fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM removals").fetchone() == (1_100,)
