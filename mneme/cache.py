@@ -53,6 +53,8 @@ class SemanticCache(Face):
         core.settings.manner.refuse_async()
         super()._adopt(core)
         self._port = BlockingPort(core)
+        if core.settings.open_later:
+            return
         core.open()
         if not core.is_checked and core.settings.self_check is True:
             drive(flow.self_check(self._port))
@@ -298,7 +300,7 @@ class AsyncSemanticCache(Face):
         super()._adopt(core)
         self._port = LoopPort(core)
         self._crew = AsyncExitStack()
-        if not core.store.blocking:
+        if not core.store.blocking and not core.settings.open_later:
             core.open()
 
     def as_sync(self) -> SemanticCache:
@@ -480,9 +482,11 @@ class AsyncSemanticCache(Face):
 
     async def __aenter__(self) -> AsyncSemanticCache:
         self._core.check_open()
-        await self._port.ready()
-        if not self._core.is_checked and self._core.settings.self_check is True:
-            await flow.self_check(self._port)
+        if not self._core.settings.open_later:
+            if not self._core.is_open:
+                await self._port.run(self._core.open)
+            if not self._core.is_checked and self._core.settings.self_check is True:
+                await flow.self_check(self._port)
         if self._core.task_crew is None:
             await self._crew.enter_async_context(task_crew(self._core))
         return self

@@ -63,8 +63,32 @@ class EngineCore(Core):
         self._waiting: dict[object, float] = {}
         self._drops = 0
         """How often others' changes were heard of: what was fetched before may be out of date."""
+        self._failed = 0
+        """How often it could not be opened."""
         self._memory = _forks.lock()
         self.monotonic = time.monotonic
+
+    def open(self) -> None:
+        """As `Keeper.open`; who waited while another tried in vain does not try again."""
+        if self.is_open:
+            return
+        failed = self._failed
+        with self._commits:
+            if failed != self._failed:
+                raise StoreBackendError(
+                    f"{self.store.description} could not be opened a moment ago. "
+                    "It was not asked again. Check the server."
+                )
+            try:
+                super().open()
+            except StoreBackendError:
+                self._failed += 1
+                raise
+
+    def in_child(self) -> None:
+        super().in_child()
+        # Who waits does so in the parent.
+        self._waiting.clear()
 
     # -- lookups (these touch the store) -------------------------------------------------------
 

@@ -88,6 +88,7 @@ class Face:
         durability: Literal["commit", "group"] = "group",
         require_namespace: bool = False,
         self_check: SelfCheck = True,
+        open_later: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -142,6 +143,8 @@ class Face:
             require_namespace: refuse calls made outside any namespace.
             self_check: whether two unrelated sentences are embedded on opening, to warn where
                 the threshold would take them for one; ``"later"``: at the first semantic hit.
+            open_later: whether a store that cannot be reached now is no error; it is opened by
+                the first call that finds it, and until then lookups go on without.
             clock: seconds since the epoch.
 
         Raises:
@@ -150,7 +153,8 @@ class Face:
             IndexBackendUnavailableError: usearch, for ``"hnsw"``, is not installed.
             EmbedderMismatchError, CorruptCacheError, SchemaMigrationError, StoreBackendError:
                 the store cannot be used; it was not changed. An `AsyncSemanticCache` on a
-                file raises these from ``async with`` or from its first call.
+                file or a server raises these from ``async with`` or from its first call, and
+                so does any cache with `open_later` from its first call.
         """
         if (path is None) == (store is None):
             raise ValueError("pass exactly one of path= (a SQLite file) and store=.")
@@ -187,6 +191,7 @@ class Face:
             store_timeout=store_timeout,
             require_namespace=require_namespace,
             self_check=self_check,
+            open_later=open_later,
             clock=clock,
         )
         if store is None:

@@ -46,6 +46,7 @@ class Settings:
     store_timeout: float | None
     require_namespace: bool
     self_check: SelfCheck
+    open_later: bool
     clock: Callable[[], float] = field(repr=False)
 
     @staticmethod
@@ -69,6 +70,7 @@ class Settings:
         store_timeout: float | timedelta | None,
         require_namespace: bool,
         self_check: SelfCheck,
+        open_later: bool,
         clock: Callable[[], float],
     ) -> Settings:
         """
@@ -120,6 +122,7 @@ class Settings:
             store_timeout=_deadline(store_timeout, "store_timeout"),
             require_namespace=require_namespace,
             self_check=_known(self_check, "self_check", (True, False, "later")),
+            open_later=_known(open_later, "open_later", (True, False)),
             clock=clock,
         )
 

@@ -51,6 +51,7 @@ def settings(**changes: Any) -> Settings:
         "store_timeout": None,
         "require_namespace": False,
         "self_check": True,
+        "open_later": False,
         "clock": ManualClock(),
     }
     return Settings.checked(**{**given, **changes})

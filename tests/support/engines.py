@@ -17,7 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -86,8 +86,14 @@ class Postgres:
         self._server.psql(command)
 
     def crash(self) -> None:
-        """End it at once; it recovers when it is started again."""
-        self._control("-m", "immediate", "stop")
+        """Kill it and all its workers; it recovers when it is started again."""
+        import psutil
+
+        processes = self._processes()
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=PATIENCE)
 
     def start_again(self) -> None:
         self._control(
@@ -100,12 +106,14 @@ class Postgres:
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """No connection gets an answer, and none is refused."""
+        with _stopped([process.pid for process in self._processes()]):
+            yield
+
+    def _processes(self) -> list[Any]:
         import psutil
 
-        pid = int((self.folder / "postmaster.pid").read_text().split()[0])
-        parent = psutil.Process(pid)
-        with _stopped([pid, *(child.pid for child in parent.children(recursive=True))]):
-            yield
+        parent = psutil.Process(int((self.folder / "postmaster.pid").read_text().split()[0]))
+        return [parent, *parent.children(recursive=True)]
 
     def stop(self) -> None:
         self._server.cleanup()

@@ -297,6 +297,7 @@ def use_cache(path: Path) -> None:
         embed_timeout=1.5,
         store_timeout=timedelta(seconds=1),
         require_namespace=True,
+        open_later=True,
         clock=lambda: 0.0,
     ) as cache:
         assert_type(cache, SemanticCache)

@@ -47,7 +47,11 @@ class BlockingPort:
         return not on_a_loop()
 
     async def ready(self) -> None:
-        self.core.open()
+        if self.core.is_open or self.core.engine is None:
+            self.core.open()
+        else:
+            # A file takes the time it takes to be read; a server just answers, or does not.
+            self._store(self.core.open)
 
     async def catch_up(self) -> None:
         self._store(self.core.catch_up)

@@ -36,7 +36,10 @@ class LoopPort:
     async def ready(self) -> None:
         if self.core.is_open:
             return
-        if self.core.store.blocking:
+        if self.core.engine is not None:
+            # A file takes the time it takes to be read; a server just answers, or does not.
+            await self._store(self.core.open)
+        elif self.core.store.blocking:
             await in_worker_thread(self.core.open)
         else:
             self.core.open()

@@ -1,0 +1,230 @@
+"""Servers that are killed, that hang and that refuse: callers get their answers all the same."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+from support.asgi import ASKED, Counting, mounted
+from support.engines import Postgres, Redis, own_name, running, until
+from support.scenes import Opens, Scene
+from support.worlds import PATIENCE, WORLDS, World, pause, settled, without_blocking
+
+from mneme import SemanticCache, StoreBackendError, semantic_cache
+from mneme._core.core import core_of
+from mneme.stores.postgres import PostgresStore
+from mneme.stores.redis import RedisStore
+from mneme.testing import HashEmbedder
+
+IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
+
+
+class Kind:
+    """An engine of which this module has a server of its own; Redis keeps nothing on disk."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.server: Any = {"postgres": Postgres, "redis": Redis}[name]()
+
+    def opens(self, **options: Any) -> Opens:
+        if self.name == "postgres":
+            return lambda name: PostgresStore(self.server.url, schema=name, **options)
+        return lambda name: RedisStore(self.server.url, prefix=name, **options)
+
+
+@pytest.fixture(scope="module", params=["postgres", "redis"])
+def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
+    made = Kind(request.param)
+    with running(made.server):
+        yield made
+
+
+@contextmanager
+def away(server: Any) -> Iterator[Callable[[], None]]:
+    """`server` is down in the block, until what it gets is called."""
+    with ExitStack() as stack:
+        server.crash()
+        stack.callback(server.start_again)
+        yield stack.close
+
+
+def failures(cache: Any) -> int:
+    return core_of(cache).tally.total("failed_open")
+
+
+def hits(cache: Any) -> int:
+    return core_of(cache).tally.total("hits_exact") + core_of(cache).tally.total("hits_semantic")
+
+
+async def until_so(is_so: Callable[[], bool]) -> None:
+    await without_blocking(until, is_so)
+
+
+@IN_EACH_WORLD
+def test_a_server_is_killed_and_started_again(world: World, kind: Kind, tmp_path: Any) -> None:
+    """Each call gets its function's answer throughout; what failed is counted; hits return."""
+
+    async def ask(prompt: str) -> str:
+        return f"answer to {prompt}"
+
+    async def scenario(s: Scene) -> None:
+        is_over = threading.Event()
+        async with s.cache() as cache:
+            function = semantic_cache(cache=cache.cache)(world.written(ask))
+
+            async def traffic() -> None:
+                at = 0
+                while not is_over.is_set():
+                    at += 1
+                    prompt = f"question {at % 7}"
+                    assert await settled(function(prompt)) == f"answer to {prompt}"
+                    await pause()
+
+            async def fault() -> None:
+                try:
+                    await until_so(lambda: hits(cache.cache) > 20)
+                    assert failures(cache.cache) == 0
+                    await without_blocking(kind.server.crash)
+                    await until_so(lambda: failures(cache.cache) > 20)
+                    await without_blocking(kind.server.start_again)
+                    before = hits(cache.cache)
+                    await until_so(lambda: hits(cache.cache) > before + 20)
+                finally:
+                    is_over.set()
+
+            await world.together(traffic, traffic, traffic, fault)
+            health = await cache.health()
+            assert health.healthy
+            assert health.failed_open == failures(cache.cache)
+            assert await cache.put("afterwards", "r")
+            assert (await cache.get("afterwards")).response == "r"
+
+    world.run(scenario, Scene(world, "engine", tmp_path, kind.opens()))
+
+
+@IN_EACH_WORLD
+def test_a_server_that_hangs(world: World, kind: Kind, tmp_path: Any) -> None:
+    """One lookup waits for `store_timeout`; others are misses at once, and threads are few."""
+
+    async def scenario(s: Scene) -> None:
+        # The question goes on in its thread for as long as the store itself is patient.
+        async with s.cache(store_timeout=0.3) as cache:
+            core = core_of(cache.cache)
+            await cache.put("q", "r")
+            assert (await cache.get("q")).response == "r"
+            asked = count(core.store, "fetch")
+            threads = threading.active_count()
+            with kind.server.hanging():
+                start = time.monotonic()
+                assert (await cache.lookup("q")).reason == "store_failed"
+                assert time.monotonic() - start < PATIENCE / 4
+                assert len(asked) == 1
+                core.monotonic = lambda: time.monotonic() + 10.0
+                for _ in range(50):
+                    assert (await cache.lookup("q")).reason == "store_failed"
+                assert len(asked) == 1
+                assert threading.active_count() < threads + 10
+            await until_so(lambda: not core._waiting)
+            assert (await cache.get("q")).response == "r"
+            assert failures(cache.cache) == 51
+            assert await cache.put("afterwards", "r")
+
+    opens = kind.opens(timeout=PATIENCE)
+    world.run(scenario, Scene(world, "engine", tmp_path, opens))
+    assert not [one for one in threading.enumerate() if one.name == "mneme-deadline"]
+
+
+def count(store: Any, name: str) -> list[None]:
+    """What grows by one with each call of that method of `store`."""
+    calls: list[None] = []
+    method = getattr(store, name)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        return method(*args, **kwargs)
+
+    setattr(store, name, counted)
+    return calls
+
+
+@IN_EACH_WORLD
+def test_a_server_that_is_down_at_first(world: World, kind: Kind, tmp_path: Any) -> None:
+    """Opening raises; with `open_later` calls go on without it, until it is there."""
+    calls: list[str] = []
+
+    async def ask(prompt: str) -> str:
+        calls.append(prompt)
+        return "r"
+
+    async def scenario(s: Scene) -> None:
+        with away(kind.server) as come_back:
+            with pytest.raises(StoreBackendError, match="Check that the server runs"):
+                async with s.cache():
+                    pass
+            async with s.cache(open_later=True) as cache:
+                function = semantic_cache(cache=cache.cache)(world.written(ask))
+                assert [await s.call(function, "q") for _ in range(2)] == ["r", "r"]
+                assert (await cache.lookup("q")).reason == "store_failed"
+                with pytest.raises(StoreBackendError, match="Check that the server runs"):
+                    await cache.put("q", "r")
+                assert failures(cache.cache) == calls.count("q") + 1 == 3
+                assert not (await cache.health()).healthy
+                await without_blocking(come_back)
+                assert [await s.call(function, "q") for _ in range(2)] == ["r", "r"]
+                assert (calls.count("q"), hits(cache.cache)) == (3, 1)
+                assert failures(cache.cache) == 3
+                assert (await cache.health()).healthy
+
+    world.run(scenario, Scene(world, "engine", tmp_path, kind.opens()))
+
+
+def test_callers_who_wait_for_an_opening_fail_with_it(kind: Kind, tmp_path: Any) -> None:
+    """Many who find a server that hangs wait once, not one after the other."""
+    store = kind.opens(timeout=1.0)(own_name(tmp_path))
+    claims = count(store, "claim")
+    callers = 6
+    with SemanticCache(store=store, embedder=HashEmbedder(), open_later=True) as cache:
+        with kind.server.hanging():
+            found: list[Any] = []
+            threads = [
+                threading.Thread(target=lambda: found.append(cache.lookup("q")))
+                for _ in range(callers)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            assert [miss.reason for miss in found] == ["store_failed"] * callers
+            assert len(claims) < callers
+        assert cache.put("q", "r")
+        assert cache.get("q") is not None
+
+
+@pytest.mark.anyio
+async def test_an_application_behind_the_middleware(
+    kind: Kind, tmp_path: Any, anyio_backend: str
+) -> None:
+    """Requests are answered by the application while the server is away, and from it again."""
+    store = kind.opens()(own_name(tmp_path))
+    cache = await without_blocking(
+        partial(SemanticCache, store=store, embedder=HashEmbedder(), similarity_threshold=0.8)
+    )
+    app = Counting()
+    client = mounted(app, cache)
+    layers = [(await client.post("/ask", ASKED)).layer for _ in range(2)]
+    assert (layers, len(app.asked)) == ([None, "exact"], 1)
+    with away(kind.server) as come_back:
+        answers = [await client.post("/ask", ASKED) for _ in range(2)]
+        assert [answer.status for answer in answers] == [200, 200]
+        assert len(app.asked) == 3
+        assert cache.stats().failed_open == 2
+        await without_blocking(come_back)
+    # Redis has lost it, PostgreSQL has not.
+    layers = [(await client.post("/ask", ASKED)).layer for _ in range(2)]
+    assert layers[1] == "exact"
+    await without_blocking(cache.close)
