@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from mneme import _forks
 from mneme.errors import StoreBackendError
 
 __all__ = ["Connection", "Pool", "address_of"]
@@ -86,9 +87,13 @@ def address_of(url: str) -> tuple[str, str]:
     return text, str(parts.get("password") or "")
 
 
-class Pool:
+_of_parents: list[Connection] = []
+"""Never used and never closed here: what is said on them, their process hears too."""
+
+
+class Pool(_forks.Forked):
     """
-    At most `size` connections, made by need and shared by threads.
+    At most `size` connections, made by need and shared by threads; a forked child makes its own.
 
     Args:
         url: as libpq understands it.
@@ -113,12 +118,20 @@ class Pool:
         self._prepare = prepare
         self._name = name
         self._password = password
+        self._size = size
         self._free = threading.BoundedSemaphore(size)
         self._idle: list[Connection] = []
-        self._lock = threading.Lock()
+        self._lock = _forks.lock(_forks.STORE)
         self._closed = False
         # A store that nobody closed and nobody uses lets go of its connections too.
         weakref.finalize(self, _close_all, self._idle)
+        _forks.watch(self)
+
+    def in_child(self) -> None:
+        """Who had a connection is not here, and those that nobody had are the parent's."""
+        self._free = threading.BoundedSemaphore(self._size)
+        _of_parents.extend(self._idle)
+        self._idle.clear()
 
     def run(self, work: Callable[[Connection], T], *, patience: float | None = None) -> T:
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from mneme import _forks
 from mneme.errors import StoreBackendError
 
 __all__ = ["Client", "address_of"]
@@ -68,7 +68,7 @@ class Client:
         self._size = size
         self._name = name
         self._password = password
-        self._lock = threading.Lock()
+        self._lock = _forks.lock(_forks.STORE)
         self._made: dict[float, Any] = {}
         self._scripts: dict[tuple[float, str], Any] = {}
         self._closed = False

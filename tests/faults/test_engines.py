@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.asgi import ASKED, Counting, mounted
 from support.engines import Postgres, Redis, own_name, running, until
+from support.forks import forked
 from support.scenes import Opens, Scene
 from support.worlds import PATIENCE, WORLDS, World, pause, settled, without_blocking
 
@@ -35,6 +36,12 @@ class Kind:
         if self.name == "postgres":
             return lambda name: PostgresStore(self.server.url, schema=name, **options)
         return lambda name: RedisStore(self.server.url, prefix=name, **options)
+
+    def session(self, store: Any) -> int:
+        """What the server calls the connection that `store` asks over."""
+        if self.name == "postgres":
+            return int(store._pool.run(lambda connection: connection.info.backend_pid))
+        return int(store._client.run(lambda client: client.client_id()))
 
 
 @pytest.fixture(scope="module", params=["postgres", "redis"])
@@ -228,3 +235,25 @@ async def test_an_application_behind_the_middleware(
     layers = [(await client.post("/ask", ASKED)).layer for _ in range(2)]
     assert layers[1] == "exact"
     await without_blocking(cache.close)
+
+
+def test_a_fork_shares_no_connection(kind: Kind, tmp_path: Any) -> None:
+    """A child has a session of its own on the server, and its end leaves the parent's alone."""
+    store = kind.opens()(own_name(tmp_path))
+    with SemanticCache(store=store, embedder=HashEmbedder()) as cache:
+        cache.put("q", "r")
+        session = kind.session(store)
+
+        def child() -> Any:
+            hit = cache.get("q")
+            its_session = kind.session(store)
+            cache.close()
+            return hit is not None and hit.response, its_session, failures(cache)
+
+        core_of(cache)._waiting["somebody in the parent"] = 0.0  # type: ignore[attr-defined]
+        response, its_session, failed = forked(child)
+        core_of(cache)._waiting.clear()  # type: ignore[attr-defined]
+        assert (response, failed) == ("r", 0)
+        assert its_session != session == kind.session(store)
+        assert cache.get("q") is not None
+        assert failures(cache) == 0
