@@ -150,15 +150,17 @@ class Live:
         """
         The nearest live entries of `partition`, best first.
 
-        Of a large partition only those with a cosine of `at_least`: that is many times as
-        fast. In a small one all are compared either way.
+        Only those with a cosine of `at_least`: in a large partition that is many times as
+        fast. In a small one all are compared either way, and the nearest comes in any case.
         """
         index = self._indexes.get(partition)
         if index is None:
             return ()
-        if len(index) < MANY:
-            at_least = -1.0
-        return self._candidates(partition, index.search(vector, k=k, at_least=at_least))
+        if len(index) >= MANY:
+            return self._candidates(partition, index.search(vector, k=k, at_least=at_least))
+        pairs = index.search(vector, k=k, at_least=-1.0)
+        near = [pair for pair in pairs[1:] if pair[1] >= at_least]
+        return self._candidates(partition, [*pairs[:1], *near])
 
     def near_many(
         self, partition: Partition, vectors: Vector, k: int, at_least: float = -1.0
