@@ -26,6 +26,7 @@ __all__ = [
     "Codec",
     "Compactable",
     "Confidence",
+    "Deferring",
     "Embedder",
     "Guard",
     "Index",
@@ -189,6 +190,15 @@ class Compactable(Protocol):
     """A store that can give space back."""
 
     def compact(self) -> None: ...
+
+
+@runtime_checkable
+class Deferring(Protocol):
+    """A store whose ``commit`` may return before it has written."""
+
+    def flush(self) -> None:
+        """Return when all that was committed so far is written; others may commit meanwhile."""
+        ...
 
 
 @runtime_checkable

@@ -46,7 +46,7 @@ from mneme.records import (
     Selection,
     Terms,
 )
-from mneme.types import AnyEmbedder, Compactable, Remembering, Searching, Store
+from mneme.types import AnyEmbedder, Compactable, Deferring, Remembering, Searching, Store
 
 __all__ = ["CHUNK", "DEFAULT_NAMESPACE", "Keeper", "TaskCrew", "store_errors"]
 
@@ -425,13 +425,20 @@ class Keeper(_forks.Forked):
         # What has left memory before, and not yet the store, leaves it now too.
         count = len(identities) + self.live.doomed(namespace)
         for at in range(0, len(identities), CHUNK):
-            for identity in identities[at : at + CHUNK]:
-                self.doom(identity, "expired")
+            for entry in self.live.doom_all(identities[at : at + CHUNK]):
+                self.tally.gone(entry.namespace, "expired")
             self.commit(())
+            self._settle()
         self.commit(())
         if compact:
             self.compact()
         return count
+
+    def _settle(self) -> None:
+        """Let the store write what waits, so that what others put meanwhile finds room."""
+        if isinstance(self.store, Deferring):
+            with store_errors(self.store):
+                self.store.flush()
 
     def forget_where(self, chosen: Selection) -> None:
         """As `remove_where`, but in memory only: the store hears of it with the next commit."""
@@ -474,7 +481,8 @@ class Keeper(_forks.Forked):
 
     def compact(self) -> None:
         self.be_warm()
-        with self._commits, store_errors(self.store):
+        # Not as a commit, which others would have to wait for.
+        with store_errors(self.store):
             self.check_open()
             if isinstance(self.store, Compactable):
                 self.store.compact()

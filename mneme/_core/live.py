@@ -19,6 +19,9 @@ __all__ = ["MANY", "Indexed", "Indexing", "Live", "Plan"]
 SWEPT_AT_ONCE = 2_000
 """Cleared entries that are let go of under one lock: some two milliseconds."""
 
+DOOMED_AT_ONCE = 64
+"""Entries that are doomed under one lock: less than a millisecond."""
+
 MANY = 4_096
 """Entries from which a partition is large: others cost little to compare with as a whole."""
 
@@ -231,6 +234,18 @@ class Live:
             if entry is not None:
                 self._doomed[identity] = entry
         return entry
+
+    def doom_all(self, identities: Sequence[Identity]) -> list[Entry]:
+        """`doom` for each, some at a time; the entries that were live."""
+        gone = []
+        for at in range(0, len(identities), DOOMED_AT_ONCE):
+            with self._lock:
+                for identity in identities[at : at + DOOMED_AT_ONCE]:
+                    entry = self._forget(identity)
+                    if entry is not None:
+                        self._doomed[identity] = entry
+                        gone.append(entry)
+        return gone
 
     def doomed(self, namespace: str | None = None) -> int:
         """How many have left memory and not yet the store."""

@@ -149,6 +149,10 @@ class SQLiteStore(_forks.Forked):
             return changes.mark
         return marks.promise(changes.mark)
 
+    def flush(self) -> None:
+        """Return when all that was committed so far is in the file."""
+        self._flush()
+
     def _flush(self) -> None:
         if self._group is not None:
             self._group.flush()

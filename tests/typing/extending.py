@@ -31,6 +31,7 @@ from mneme.types import (
     Codec,
     Compactable,
     Confidence,
+    Deferring,
     Embedder,
     Guard,
     Index,
@@ -184,6 +185,8 @@ def known(outcome: Outcome, identity: Identity, one: Entry) -> bool:
 def kind_of(embedder: AnyEmbedder, store: Store) -> str:
     if isinstance(store, Compactable):
         store.compact()
+    if isinstance(store, Deferring):
+        store.flush()
     if isinstance(store, Remembering):
         assert_type(list(store.labels()), list[Label])
         assert_type(store.states(), Mapping[str, bytes])
