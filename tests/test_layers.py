@@ -35,6 +35,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "_core.core",
             "_core.engine",
             "_core.growing",
+            "_core.housekeeping",
             "_core.keeper",
             "_core.recalling",
             "_core.tally",

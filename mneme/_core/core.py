@@ -9,9 +9,10 @@ from typing import Protocol
 from mneme import context
 from mneme._core.choose import Choice, Trial, choose
 from mneme._core.judge import Judge
-from mneme._core.keeper import DEFAULT_NAMESPACE, store_errors
+from mneme._core.keeper import DEFAULT_NAMESPACE
 from mneme._core.keys import Ask, Counts, check_namespace, check_prompt, partition_of
 from mneme._core.recalling import Recalling
+from mneme._core.store_errors import store_errors
 from mneme.errors import (
     NamespaceRequiredError,
 )

@@ -17,11 +17,12 @@ from typing import Any
 from mneme import _forks
 from mneme._core.core import NEIGHBOURS, Core
 from mneme._core.judge import Judge
-from mneme._core.keeper import CHUNK, store_errors
+from mneme._core.keeper import CHUNK
 from mneme._core.keys import Ask
 from mneme._core.ledger import Ledger
 from mneme._core.live import Live
 from mneme._core.settings import Settings
+from mneme._core.store_errors import store_errors
 from mneme.errors import StoreBackendError
 from mneme.records import Candidate, Changes, Entry, Hit, Identity, Partition, Selection, Vector
 from mneme.types import SearchableStore

@@ -7,8 +7,9 @@ from dataclasses import replace
 from mneme import context
 from mneme._core.aliases import Alias
 from mneme._core.choose import Rules, Unusable, as_hit, plain_hit
-from mneme._core.keeper import Keeper, store_errors
+from mneme._core.housekeeping import Housekeeping
 from mneme._core.keys import Ask, Counts
+from mneme._core.store_errors import store_errors
 from mneme.errors import StoreBackendError
 from mneme.records import Entry, Hit, Identity, Partition
 from mneme.types import Searching
@@ -16,7 +17,7 @@ from mneme.types import Searching
 __all__ = ["Recalling"]
 
 
-class Recalling(Keeper):
+class Recalling(Housekeeping):
     """The exact layer. Lookups take no lock and touch no store."""
 
     def rules_for(self, ask: Ask) -> Rules:
