@@ -52,5 +52,5 @@ def restored(
 def unmade(path: str | os.PathLike[str] | None) -> None:
     """Take back the file that was just filled: the settings of its cache make no sense."""
     if path is not None:
-        for end in ("", "-mark", "-wal", "-shm"):
+        for end in ("", "-mark", "-vectors", "-wal", "-shm"):
             Path(f"{os.fspath(path)}{end}").unlink(missing_ok=True)

@@ -264,8 +264,7 @@ class Keeper(_forks.Forked):
                 self._rescan()
             else:
                 live.apply(changes.puts, changes.removed, changes.cleared)
-                for entry in self.live.take_over(live):
-                    self.tally.gone(entry.namespace, "eviction")
+                self.live.take_over(live)
                 self._mark = changes.mark
                 for namespace in expired:
                     self.tally.gone(namespace, "expired")

@@ -357,10 +357,10 @@ class Live:
         found = {partition: len(index) for partition, index in self._indexes.items()}
         return found == self._searched
 
-    def take_over(self, other: Live) -> list[Entry]:
+    def take_over(self, other: Live) -> None:
         """
-        Go on with what `other` has, which nobody else uses; whom the limits evict, as they are
-        here.
+        Go on with what `other` has, which nobody else uses; what is too much by the limits, as
+        they are here, is doomed.
         """
         with self._lock:
             quotas, ledger = self._ledger.quotas, other._ledger
@@ -371,9 +371,8 @@ class Live:
             self._indexes, self._priced, self._coming = other._indexes, other._priced, {}
             self._doomed.update(other._doomed)
             _, victims = ledger.plan((), quotas)
-            evicted = [gone for gone in map(self._forget, victims) if gone is not None]
-            self._doomed.update((gone.identity, gone) for gone in evicted)
-        return evicted
+            gone = (self._forget(identity) for identity in victims)
+            self._doomed.update((entry.identity, entry) for entry in gone if entry is not None)
 
     def directions(self) -> dict[Partition, tuple[Vector, int]]:
         """Those of every index that has a sketch."""

@@ -102,16 +102,16 @@ class Warming:
         self._cold = cold
         self._owner = weakref.ref(owner)
         self._forgotten: list[Selection] = []
-        self._sizes: Mapping[str, int] = {}
+        self._sizes: Mapping[str, int] | None = None
         self._renew()
         self._lock = _forks.lock()
         # Nobody may close the cache: it is collected, or the process ends.
-        weakref.finalize(owner, self._stop)
+        weakref.finalize(owner, _stop, weakref.ref(self))
 
     def _renew(self) -> None:
         self._thread: threading.Thread | None = None
         self._stops, self._hurries = threading.Event(), threading.Event()
-        self._is_counted, self._is_done = threading.Event(), threading.Event()
+        self._is_done = threading.Event()
 
     # -- lookups -------------------------------------------------------------------------------
 
@@ -134,10 +134,9 @@ class Warming:
         return any(chosen.has(entry) for chosen in self._forgotten)
 
     def sizes(self) -> Mapping[str, int]:
-        """How many entries each namespace had when memory began to be filled."""
-        self.begin()
-        self._hurries.set()
-        self._is_counted.wait()
+        """How many entries each namespace had when this was first asked."""
+        if self._sizes is None:
+            self._sizes = self._cold.sizes()
         return self._sizes
 
     # -- filling memory ------------------------------------------------------------------------
@@ -161,16 +160,16 @@ class Warming:
 
     def end(self) -> None:
         """Stop, and return when nothing is being filled any more."""
-        self._stop()
+        self.stop()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Have it stop soon."""
         self._stops.set()
         self._hurries.set()
         if self._thread is None:
-            self._is_counted.set()
             self._is_done.set()
 
     def in_child(self) -> None:
@@ -178,7 +177,7 @@ class Warming:
         was_stopped = self._stops.is_set()
         self._renew()
         if was_stopped:
-            self._stop()
+            self.stop()
 
     def _work(self) -> None:
         try:
@@ -188,14 +187,11 @@ class Warming:
             log.debug("memory is filled by a scan: %s", exc, exc_info=True)
             self._scan()
         finally:
-            self._is_counted.set()
             self._is_done.set()
 
     def _fill(self) -> None:
         if self._stops.is_set():
             return
-        self._sizes = self._cold.sizes()
-        self._is_counted.set()
         owner = self._owner()
         if owner is None:
             return
@@ -241,3 +237,8 @@ class Warming:
             owner.scanned()
         except MnemeError as exc:
             log.warning("memory was not filled, lookups go on asking the store: %s", exc)
+
+
+def _stop(warming: weakref.ref[Warming]) -> None:
+    if (one := warming()) is not None:
+        one.stop()

@@ -9,6 +9,7 @@ itself. So a bit that has flipped in the side file can hide an answer, never giv
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -54,6 +55,12 @@ _PAGE = (
 )
 _LATER = (
     "SELECT seq, partition, key, vector FROM live WHERE seq > ? AND vector IS NOT NULL ORDER BY seq"
+)
+
+_SIZES = "SELECT namespace, count(*) FROM entries GROUP BY namespace"
+_CLEARED = (
+    "SELECT c.namespace, count(*) FROM clears c CROSS JOIN entries e "
+    "ON e.namespace = c.namespace AND e.seq < c.seq GROUP BY c.namespace"
 )
 
 
@@ -168,8 +175,10 @@ class ColdEntries:
 
     def sizes(self) -> Mapping[str, int]:
         """How many entries each namespace has; some milliseconds."""
-        rows = self._file.rows("SELECT namespace, count(*) FROM live GROUP BY namespace")
-        return dict(rows)
+        # Not of the view, which would look at the clearings once for each entry.
+        found = Counter(dict(self._file.rows(_SIZES)))
+        found.subtract(dict(self._file.rows(_CLEARED)))
+        return {namespace: size for namespace, size in found.items() if size > 0}
 
     def is_sound(self, goes_on: Callable[[], bool]) -> bool:
         """Whether the side file is as it was written: reads all of it."""

@@ -64,6 +64,26 @@ def test_lookups_do_not_wait(world: World, path: Path, gate: Gate) -> None:
 
 
 @IN_EACH_WORLD
+def test_telling_does_not_wait_for_memory(world: World, path: Path, gate: Gate) -> None:
+    """Sizes are counted in the file, and a quota is kept once memory is filled."""
+
+    async def scenario() -> None:
+        cache = await _opened(world, path)
+        assert cache.stats().entries == 2 * MANY
+        assert cache.list_namespaces() == ["default"]
+        assert "1 namespaces" in repr(cache)
+        cache.set_namespace_quota("other", 3)
+        await settled(cache.set_namespace_quota("default", 3))
+        gate.open()
+        await settled(cache.put("new", "answer", embedding=vectors(1, 5)[0], namespace="other"))
+        assert cache.stats().entries == 4
+        assert not is_cold(cache)
+        await settled(cache.close())
+
+    world.run(scenario)
+
+
+@IN_EACH_WORLD
 def test_writes_wait_and_are_made(world: World, path: Path, gate: Gate) -> None:
     """A put, a removal and a clear that begin while it is cold."""
 

@@ -40,9 +40,14 @@ class LoopPort:
             # A file takes the time it takes to be read; a server just answers, or does not.
             await self._store(self.core.open)
         elif self.core.store.blocking:
-            await in_worker_thread(self.core.open)
+            await in_worker_thread(self._open)
         else:
             self.core.open()
+
+    def _open(self) -> None:
+        self.core.open()
+        # Counted here, if they must be: who asks for them later asks on the loop.
+        self.core.sizes()
 
     async def catch_up(self) -> None:
         await self._store(self.core.catch_up)
