@@ -30,7 +30,7 @@ class Record:
         self.used = False
 
 
-Queue = OrderedDict[Identity, Record]
+Queue = OrderedDict[Record, None]
 
 
 class Ledger:
@@ -45,7 +45,7 @@ class Ledger:
         self.max_entries = max_entries
         # May hold records that `clear` has made nobody's, until `sweep` comes to them.
         self._live: Queue = OrderedDict()
-        self._cleared: list[tuple[Partition, dict[Key, Record]]] = []
+        self._cleared: list[dict[Key, Record]] = []
         self._count = 0
         self.by_prompt: dict[Partition, dict[str, Record]] = {}
         self._by_key: dict[Partition, dict[Key, Record]] = {}
@@ -77,7 +77,7 @@ class Ledger:
 
     def records(self) -> list[Record]:
         """A snapshot of all records, those that may have to go first ahead."""
-        records = list(self._live.values())
+        records = list(self._live)
         return [one for one in records if self._has(one)] if self._cleared else records
 
     def _has(self, record: Record) -> bool:
@@ -109,18 +109,18 @@ class Ledger:
             return
         self.quotas[namespace] = quota
         if namespace not in self._queues:
-            self._queues[namespace] = OrderedDict(
-                (identity, record)
-                for identity, record in self._live.items()
+            self._queues[namespace] = OrderedDict.fromkeys(
+                record
+                for record in self._live
                 if record.entry.namespace == namespace and self._has(record)
             )
 
     def put(self, entry: Entry) -> None:
         """Make `entry` live, in place of an older one of its identity."""
-        self.remove(entry.identity)
-        record = Record(entry)
         namespace, partition = entry.namespace, entry.partition
-        self._live[entry.identity] = record
+        self.remove((partition, entry.key))
+        record = Record(entry)
+        self._live[record] = None
         self._count += 1
         self.by_prompt.setdefault(partition, {})[entry.prompt] = record
         self._by_key.setdefault(partition, {})[entry.key] = record
@@ -128,15 +128,14 @@ class Ledger:
         self._sizes[namespace] = self._sizes.get(namespace, 0) + 1
         self._bytes[namespace] = self._bytes.get(namespace, 0) + _weight(entry)
         if (queue := self._queues.get(namespace)) is not None:
-            queue[entry.identity] = record
+            queue[record] = None
 
     def remove(self, identity: Identity) -> Entry | None:
         """Forget an entry; the entry that was live, if one was."""
         record = self.find(*identity)
-        # Also where it is none: one that was cleared may be left there.
-        self._live.pop(identity, None)
         if record is None:
             return None
+        del self._live[record]
         self._count -= 1
         entry = record.entry
         namespace, partition = entry.namespace, entry.partition
@@ -152,7 +151,7 @@ class Ledger:
         if not self._sizes[namespace]:
             del self._sizes[namespace], self._bytes[namespace], self._partitions[namespace]
         if (queue := self._queues.get(namespace)) is not None:
-            queue.pop(identity, None)
+            queue.pop(record, None)
         return entry
 
     def clear(self, namespace: str) -> int:
@@ -160,7 +159,7 @@ class Ledger:
         count = self._sizes.pop(namespace, 0)
         for partition in self._partitions.pop(namespace, ()):
             del self.by_prompt[partition]
-            self._cleared.append((partition, self._by_key.pop(partition)))
+            self._cleared.append(self._by_key.pop(partition))
         self._bytes.pop(namespace, None)
         if namespace in self._queues:
             self._queues[namespace] = OrderedDict()
@@ -170,12 +169,11 @@ class Ledger:
     def sweep(self, limit: int) -> bool:
         """Let go of at most `limit` entries that were cleared; whether there are more."""
         while self._cleared and limit > 0:
-            partition, shelf = self._cleared[-1]
+            shelf = self._cleared[-1]
             while shelf and limit > 0:
                 limit -= 1
-                key, record = shelf.popitem()
-                if self._live.get((partition, key)) is record:
-                    del self._live[partition, key]
+                # Eviction may have come to it before.
+                self._live.pop(shelf.popitem()[1], None)
             if not shelf:
                 self._cleared.pop()
         return bool(self._cleared)
@@ -221,11 +219,12 @@ class Ledger:
         chosen: set[Identity] = set()
         while left > 0 and looks > 0 and queue:
             looks -= 1
-            identity, record = next(iter(queue.items()))
+            record = next(iter(queue))
             if self._cleared and not self._has(record):
-                del queue[identity]
+                del queue[record]
                 continue
-            queue.move_to_end(identity)
+            queue.move_to_end(record)
+            identity = record.entry.identity
             if identity in spared or identity in chosen:
                 continue
             if record.used:
