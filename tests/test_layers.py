@@ -44,6 +44,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "_core.judge",
             "_core.judges",
             "_core.aliases",
+            "_core.filling",
             "_core.warming",
         ),
         ("words", "forks", "pure", "context", "codecs", "flights"),

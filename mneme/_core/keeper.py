@@ -20,6 +20,7 @@ from mneme._core.admission import draft
 from mneme._core.aliases import Aliases
 from mneme._core.calibration import Calibration
 from mneme._core.choose import Rules
+from mneme._core.filling import Filling
 from mneme._core.flights import Flights
 from mneme._core.growing import Growing
 from mneme._core.judges import Judges
@@ -250,11 +251,11 @@ class Keeper(_forks.Forked):
 
     # -- being filled while lookups go on --------------------------------------------------------
 
-    def empty(self) -> Live:
+    def empty(self) -> Filling:
         """Memory to be filled; see `Warming`."""
-        return self.live.emptied()
+        return Filling.like(self.live)
 
-    def warmed(self, live: Live, expired: Sequence[str], mark: int) -> None:
+    def warmed(self, live: Filling, expired: Sequence[str], mark: int) -> None:
         """Go on with `live`, which stands at `mark` of the store."""
         with self._commits, store_errors(self.store):
             if self.is_closed or self._warming is None:

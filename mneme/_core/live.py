@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +13,7 @@ from mneme._core.ledger import Ledger, Record
 from mneme.records import Candidate, Entry, Identity, Key, Partition, Selection, Vector
 from mneme.types import Index, Priced, SearchingMany
 
-__all__ = ["MANY", "Indexed", "Indexing", "Live", "Plan"]
+__all__ = ["MANY", "Indexing", "Live", "Plan"]
 
 SWEPT_AT_ONCE = 2_000
 """Cleared entries that are let go of under one lock: some two milliseconds."""
@@ -82,25 +81,6 @@ class Indexing(Protocol):
         ...
 
 
-class Indexed(Protocol):
-    """Indexes that are there already."""
-
-    @property
-    def partitions(self) -> Sequence[Partition]: ...
-
-    def index(self, partition: Partition, /) -> Index | None:
-        """The index of `partition`, which compares exactly and in float32."""
-        ...
-
-    def keys(self, partition: Partition, /) -> Iterable[Key]:
-        """What `index` holds."""
-        ...
-
-    def rows(self, partition: Partition, /) -> Iterable[tuple[Key, Vector]]:
-        """The same, with the vectors."""
-        ...
-
-
 class Coming:
     """An index that is being made in place of another, and the keys it has heard of by itself."""
 
@@ -133,7 +113,6 @@ class Live:
         self._priced: dict[Partition, Priced] = {}
         self._coming: dict[Partition, Coming] = {}
         self._doomed: dict[Identity, Entry] = {}
-        self._searched: Counter[Partition] = Counter()
         self._lock = _forks.lock(_forks.LIVE)
 
     @property
@@ -305,57 +284,6 @@ class Live:
                 if (gone := self._forget(identity)) is not None:
                     self._doomed[identity] = gone
         return expired
-
-    # -- filling bit by bit ----------------------------------------------------------------------
-
-    def emptied(self) -> Live:
-        """Another with the same limits, that is to be filled and taken over."""
-        ledger = Ledger(self._ledger.max_entries, self._ledger.quotas)
-        return Live(ledger, self._dim, self._indexing)
-
-    def adopt(self, partition: Partition, source: Indexed) -> None:
-        """Take over the index of `partition`, whose entries `fill` will bring."""
-        index = source.index(partition)
-        if index is None or not self._indexing.is_plain:
-            index = self._indexing.make(self._dim, partition)
-            for key, vector in source.rows(partition):
-                index.add(key, vector)
-        self._use(partition, index)
-
-    def fill(self, page: Iterable[tuple[Entry, bool]], now: float) -> list[str]:
-        """
-        Take in entries, each with whether an index that was adopted has its vector; the
-        namespaces of what has expired, one for each entry.
-        """
-        expired = []
-        with self._lock:
-            for entry, is_indexed in page:
-                if freshness(now, entry.expires_at, entry.dies_at) == "expired":
-                    expired.append(entry.namespace)
-                    self._forget(entry.identity)
-                    self._doomed[entry.identity] = with_vector(entry, None)
-                    continue
-                if is_indexed:
-                    self._ledger.put(entry)
-                else:
-                    self._remember(entry)
-                if is_indexed or entry.vector is not None:
-                    self._searched[entry.partition] += 1
-        return expired
-
-    def settle(self, source: Indexed) -> bool:
-        """When all is filled: let go of rows that are nobody's; whether none is missing."""
-        for partition in source.partitions:
-            if (index := self._indexes.get(partition)) is None:
-                continue
-            for key in source.keys(partition):
-                if self._ledger.find(partition, key) is None:
-                    index.remove(key)
-            if not len(index):
-                del self._indexes[partition]
-                self._priced.pop(partition, None)
-        found = {partition: len(index) for partition, index in self._indexes.items()}
-        return found == self._searched
 
     def take_over(self, other: Live) -> None:
         """

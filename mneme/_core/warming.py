@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from mneme import _forks
-from mneme._core.live import Indexed, Live
+from mneme._core.filling import Filling, Indexed
 from mneme.errors import MnemeError
 from mneme.records import Candidate, Entry, Identity, Partition, Selection, Vector
 from mneme.types import Searching
@@ -78,11 +78,11 @@ class Filled(Protocol):
     @property
     def clock(self) -> Callable[[], float]: ...
 
-    def empty(self) -> Live:
+    def empty(self) -> Filling:
         """Memory to be filled."""
         ...
 
-    def warmed(self, live: Live, expired: Sequence[str], mark: int) -> None:
+    def warmed(self, live: Filling, expired: Sequence[str], mark: int) -> None:
         """Go on with `live`, which stands at `mark`."""
         ...
 
@@ -202,7 +202,7 @@ class Warming:
         if filled is not None and owner is not None:
             owner.warmed(live, filled, self._cold.mark)
 
-    def _filled(self, live: Live, now: float) -> list[str] | None:
+    def _filled(self, live: Filling, now: float) -> list[str] | None:
         """
         The namespaces of entries that have expired, once `live` has all that the store has;
         None: it was told to stop.

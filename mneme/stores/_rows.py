@@ -73,18 +73,26 @@ def entry_of(row: Sequence[Any], dim: int) -> Entry | None:
     """The entry that `row` holds, or ``None`` where any column is not what it must be."""
     (partition, key, namespace, prompt, kind, payload, metadata, tags,
      created_at, expires_at, dies_at, vector) = row  # fmt: skip
-    if not all(isinstance(value, bytes) and len(value) == 16 for value in (partition, key)):
+    # Written out: a hundred thousand rows are read before memory is filled.
+    if not isinstance(partition, bytes) or len(partition) != 16:
         return None
-    if not all(isinstance(value, str) for value in (namespace, prompt, metadata, tags)):
+    if not isinstance(key, bytes) or len(key) != 16:
+        return None
+    if not isinstance(namespace, str) or not isinstance(prompt, str):
+        return None
+    if not isinstance(metadata, str) or not isinstance(tags, str):
         return None
     if kind not in _KINDS or not isinstance(payload, str if kind in ("text", "json") else bytes):
         return None
     if not isinstance(created_at, float) or not math.isfinite(created_at):
         return None
-    if not all(value is None or isinstance(value, float) for value in (expires_at, dies_at)):
+    if expires_at is not None and not isinstance(expires_at, float):
+        return None
+    if dies_at is not None and not isinstance(dies_at, float):
         return None
     try:
-        labels, notes = json.loads(tags), json.loads(metadata)
+        labels = [] if tags == "[]" else json.loads(tags)
+        notes = {} if metadata == "{}" else json.loads(metadata)
     except ValueError:
         return None
     if not isinstance(labels, list) or not isinstance(notes, dict):
