@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from support.cold import DIM, MANY, Gate, few_are_many, filled, is_cold, opened, side_file, vectors
 from support.cold import warm as warmed
+from support.worlds import PATIENCE
 
 from mneme import Hit, SemanticCache
 from mneme.records import Selection, Terms
 from mneme.stores._sidefile import SideFile
+from mneme.stores._sidekeeping import SideKeeper
 from mneme.testing import ManualClock
 
 
@@ -189,6 +192,39 @@ def test_it_is_written_when_it_pays(path: Path) -> None:
         some = [(f"more {at}", "answer") for at in range(MANY + 1)]
         cache.put_many(some, embeddings=vectors(MANY + 1, 3))
     assert side_file(path).read_bytes() != first[1]
+
+
+def test_it_is_written_in_the_background(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who had to scan the file for want of one; closing the cache is not waited for."""
+    filled(path)
+    side_file(path).unlink()
+    is_kept, keep = threading.Event(), SideKeeper.keep
+
+    def kept(*args: Any) -> bool:
+        try:
+            return keep(*args)
+        finally:
+            is_kept.set()
+
+    monkeypatch.setattr(SideKeeper, "keep", kept)
+    with opened(path) as cache:
+        assert not is_cold(cache)
+        assert is_kept.wait(PATIENCE)
+        assert side_file(path).exists()
+        with opened(path) as other:
+            assert other.get("question 1") is not None
+            warmed(other)
+
+
+def test_small_caches_have_no_thread_and_no_side_file(path: Path) -> None:
+    """They are read as fast without."""
+    with opened(path) as cache:
+        cache.put("q", "r", embedding=vectors(1)[0])
+    with opened(path) as cache:
+        store: Any = cache._core.store
+        assert store._file.chores._thread is None
+        assert not is_cold(cache)
+    assert not side_file(path).exists()
 
 
 def test_vectors_are_not_copied(path: Path) -> None:
