@@ -127,6 +127,8 @@ class Keeper(_forks.Forked):
         self._warming: Warming | None = None
         self.engine: Searching | None = None
         """Who answers what memory does not hold; None: memory holds everything."""
+        self._past: dict[Identity, Entry] = {}
+        """What `engine` gave that was past its time: it may yet be served stale."""
         ledger = Ledger(settings.max_entries, settings.namespace_quotas)
         self.live = Live(ledger, self.dim, indexing)
         self._to_forget: deque[Selection] = deque()
@@ -288,6 +290,7 @@ class Keeper(_forks.Forked):
             self._warming = None
             self._forget_as_asked()
             self.engine = None
+            self._past.clear()
 
     def be_warm(self) -> None:
         """Wait until memory is filled, for what cannot be done without."""

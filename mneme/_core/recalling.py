@@ -35,6 +35,8 @@ class Recalling(Housekeeping):
         record = ledger.recall(ask.partition, ask.prompt)
         if record is None:
             record = ledger.find(ask.partition, ask.key)
+            if record is None and stale and (past := self._past.get(ask.identity)) is not None:
+                return self.exact(past, ask, stale=True)
             if record is None:
                 return self._recall_alias(ask) if len(self.aliases) and not stale else None
         hit = self.exact(record.entry, ask, stale=stale)
@@ -167,7 +169,10 @@ class Recalling(Housekeeping):
         wanted = [ask.identity] if alias is None else [ask.identity, alias.entry]
         own, *others = engine.fetch(wanted)
         if own is not None:
-            return self.exact(own, ask)
+            hit = self.exact(own, ask)
+            if hit is None:
+                self._past[ask.identity] = own
+            return hit
         if alias is None or others[0] is None:
             return None
         return self.fitting(others[0], ask, alias)

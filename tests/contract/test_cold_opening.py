@@ -13,7 +13,9 @@ from support.cold import DIM, MANY, Gate, few_are_many, filled, is_cold, opened,
 from support.cold import warm as warmed
 from support.worlds import PATIENCE
 
-from mneme import Hit, SemanticCache
+from mneme import Hit, Miss, SemanticCache
+from mneme._core import flow
+from mneme._core.ports import drive
 from mneme.records import Selection, Terms
 from mneme.stores._sidefile import SideFile
 from mneme.stores._sidekeeping import SideKeeper
@@ -259,6 +261,27 @@ def test_an_entry_of_the_exact_layer_alone(path: Path, gate: Gate) -> None:
         hit = cache.get("plain", embedding=vectors(1)[0])
         assert hit is not None
         assert hit.response == "answer"
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_an_answer_that_may_be_served_stale(path: Path, gate: Gate, is_held: bool) -> None:
+    """A miss of the exact layer alone has it, whether or not memory is filled."""
+    filled(path)
+    clock = ManualClock()
+    with opened(path, clock=clock, scanning=True) as cache:
+        core = cache._core
+        draft = core.draft(core.ask("q", "default"), "answer", Terms(ttl=10.0, stale_for=100.0))
+        assert draft is not None
+        core.commit([draft])
+    clock.advance(11)
+    with opened(path, clock=clock) as cache:
+        if not is_held:
+            gate.open()
+            warmed(cache)
+        found = drive(flow.look(cache._port, cache._core.ask("q", "default", semantic=False)))
+        assert isinstance(found, Miss)
+        assert found.stale is not None
+        assert found.stale.response == "answer"
 
 
 def test_the_side_file_stands_at_the_last_change(path: Path) -> None:
