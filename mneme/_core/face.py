@@ -317,6 +317,8 @@ def terms_of(
         TypeError: tags that are not text, or one text where a list is meant.
         ValueError: a tag holds half of a surrogate pair.
     """
+    if tags == () and ttl is None:
+        return Terms(metadata=metadata)
     named = (tags,) if isinstance(tags, str) else tuple(tags)
     if isinstance(tags, str) or not all(isinstance(tag, str) for tag in named):
         raise TypeError(f"tags must be a list of text, got {tags!r}.")

@@ -199,8 +199,11 @@ class Live:
         with self._lock:
             for identity in plan.doomed:
                 self._doomed.pop(identity, None)
-            count = sum(self._clear(namespace) for namespace in plan.cleared)
-            count += sum(self._forget(identity) is not None for identity in plan.asked)
+            count = 0
+            for namespace in plan.cleared:
+                count += self._clear(namespace)
+            for identity in plan.asked:
+                count += self._forget(identity) is not None
             evicted = [gone for gone in map(self._forget, plan.victims) if gone is not None]
             for entry in plan.puts:
                 self._remember(entry)
@@ -386,20 +389,22 @@ class Live:
         return doomed is not None and doomed == with_vector(entry, None)
 
     def _remember(self, entry: Entry) -> None:
-        index = self._indexes.get(entry.partition)
-        if entry.vector is not None:
+        partition, key, vector = entry.partition, entry.key, entry.vector
+        index = self._indexes.get(partition)
+        if vector is not None:
             if index is None:
-                index = self._indexing.make(self._dim, entry.partition)
-                self._use(entry.partition, index)
-            index.add(entry.key, entry.vector)
+                index = self._indexing.make(self._dim, partition)
+                self._use(partition, index)
+            index.add(key, vector)
         elif index is not None:
-            index.remove(entry.key)
-        if (coming := self._coming.get(entry.partition)) is not None:
-            coming.hear(entry.key, entry.vector)
+            index.remove(key)
+        if self._coming and (coming := self._coming.get(partition)) is not None:
+            coming.hear(key, vector)
         # The index holds the vector from here on: kept twice it would be most of the memory.
-        self._ledger.put(with_vector(entry, None))
-        # An older entry of this identity may have been doomed while this one was on its way.
-        self._doomed.pop(entry.identity, None)
+        self._ledger.put(entry if vector is None else with_vector(entry, None))
+        if self._doomed:
+            # An older entry of this identity may have been doomed while this was on its way.
+            self._doomed.pop((partition, key), None)
 
     def _forget(self, identity: Identity) -> Entry | None:
         partition, key = identity

@@ -44,18 +44,21 @@ class Names:
         return self._keys[row] if packed is None else Key(packed[row].tobytes())
 
     def row(self, key: Key) -> int | None:
-        self._unpack()
+        if self._packed is not None:
+            self._unpack()
         return self._rows.get(key)
 
     def append(self, key: Key) -> None:
-        self._unpack()
+        if self._packed is not None:
+            self._unpack()
         self._rows[key] = len(self._keys)
         # Last: from here on searches know of it.
         self._keys.append(key)
 
     def drop(self, key: Key) -> None:
         """Forget `key`, which is known; the last row takes its place."""
-        self._unpack()
+        if self._packed is not None:
+            self._unpack()
         row, last = self._rows.pop(key), self._keys[-1]
         if last != key:
             self._keys[row] = last
@@ -81,8 +84,7 @@ class Names:
         return joined.reshape(-1, KEY_BYTES).copy()
 
     def _unpack(self) -> None:
-        if self._packed is None:
-            return
+        assert self._packed is not None
         joined = self._packed.tobytes()
         starts = range(0, len(joined), KEY_BYTES)
         self._keys = [Key(joined[start : start + KEY_BYTES]) for start in starts]
