@@ -354,13 +354,12 @@ class Keeper(_forks.Forked):
             # What others have put again meanwhile is no longer ours to remove.
             self.catch_up()
         plan = self.live.plan(puts, removed, cleared)
+        leaving = plan.removed
         counts = self.tally.take_unsaved()
         labels, states = self.judges.take_unsaved(closing=closing)
         # Store before memory: when the store fails, nothing has changed anywhere.
-        if plan.puts or plan.removed or cleared or counts or labels or states:
-            changes = Changes(
-                plan.puts, plan.removed, counts, self._mark, labels, states, plan.cleared
-            )
+        if plan.puts or leaving or cleared or counts or labels or states:
+            changes = Changes(plan.puts, leaving, counts, self._mark, labels, states, plan.cleared)
             try:
                 self._mark = self.store.commit(changes)
             except BaseException:

@@ -187,31 +187,40 @@ class Ledger:
         Of a batch that is larger than a limit the last ones are kept. Quotas are checked for
         the namespaces of `puts` and for `namespaces`. Nothing is changed but second chances.
         """
-        kept = _latest(puts)
-        if self.max_entries is None and not self.quotas:
-            return kept, []
-        for namespace in {entry.namespace for entry in kept} & self.quotas.keys():
-            own = [entry for entry in kept if entry.namespace == namespace]
-            surplus = {e.identity for e in own[: max(0, len(own) - self.quotas[namespace])]}
-            kept = [entry for entry in kept if entry.identity not in surplus]
-        if self.max_entries is not None:
-            kept = kept[max(0, len(kept) - self.max_entries) :]
-        spared = {entry.identity for entry in kept}
-        gone: dict[Identity, None] = {}
-        touched = {entry.namespace for entry in puts}.union(namespaces)
-        for namespace in sorted(touched & self.quotas.keys()):
-            quota = self.quotas[namespace]
-            coming = sum(
-                entry.namespace == namespace and self.find(*entry.identity) is None
-                for entry in kept
-            )
-            excess = self._sizes.get(namespace, 0) + coming - quota
-            gone.update(dict.fromkeys(self._victims(self._queues[namespace], excess, spared)))
-        if self.max_entries is not None:
-            coming = sum(self.find(*entry.identity) is None for entry in kept)
-            excess = self._count + coming - len(gone) - self.max_entries
+        kept, gone = _latest(puts), dict[Identity, None]()
+        limit = self.max_entries
+        if self.quotas:
+            kept = self._within_quotas(kept)
+        if limit is not None:
+            kept = kept[max(0, len(kept) - limit) :]
+        if self.quotas:
+            gone = self._over_quotas(kept, {entry.namespace for entry in puts}.union(namespaces))
+        if limit is not None and (excess := self._count + len(kept) - len(gone) - limit) > 0:
+            spared = {entry.identity for entry in kept}
+            excess -= sum(self.find(*identity) is not None for identity in spared)
             gone.update(dict.fromkeys(self._victims(self._live, excess, spared | gone.keys())))
         return kept, list(gone)
+
+    def _within_quotas(self, puts: list[Entry]) -> list[Entry]:
+        """Of each namespace the last of `puts`, as many as its quota allows."""
+        for namespace in {entry.namespace for entry in puts} & self.quotas.keys():
+            own = [entry for entry in puts if entry.namespace == namespace]
+            surplus = {e.identity for e in own[: max(0, len(own) - self.quotas[namespace])]}
+            puts = [entry for entry in puts if entry.identity not in surplus]
+        return puts
+
+    def _over_quotas(self, puts: list[Entry], namespaces: set[str]) -> dict[Identity, None]:
+        """Whom to evict so that `puts` are within the quotas of `namespaces`."""
+        gone: dict[Identity, None] = {}
+        spared = {entry.identity for entry in puts}
+        for namespace in sorted(namespaces & self.quotas.keys()):
+            coming = sum(
+                entry.namespace == namespace and self.find(*entry.identity) is None
+                for entry in puts
+            )
+            excess = self._sizes.get(namespace, 0) + coming - self.quotas[namespace]
+            gone.update(dict.fromkeys(self._victims(self._queues[namespace], excess, spared)))
+        return gone
 
     def _victims(self, queue: Queue, count: int, spared: set[Identity]) -> Iterator[Identity]:
         """`count` identities in eviction order. Two rounds at most: the first clears bits."""

@@ -15,8 +15,8 @@ from mneme.types import Index, Priced, SearchingMany
 
 __all__ = ["MANY", "Indexing", "Live", "Plan"]
 
-SWEPT_AT_ONCE = 2_000
-"""Cleared entries that are let go of under one lock: some two milliseconds."""
+SWEPT_AT_ONCE = 500
+"""Cleared entries that are let go of under one lock: half a millisecond."""
 
 DOOMED_AT_ONCE = 64
 """Entries that are doomed under one lock: less than a millisecond."""
