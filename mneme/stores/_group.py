@@ -31,6 +31,13 @@ writes a page of each index of a file, so that a write of fewer writes much more
 """
 
 
+HELPED_AT_ONCE = 128
+"""Entries that a caller writes for the thread that should have: some two milliseconds."""
+
+SOON = WRITTEN_AT_ONCE // 2
+"""Entries that are not kept waiting for the delay to pass: more are on their way."""
+
+
 class GroupCommit:
     """
     Collects changes and writes them in groups, within `delay` seconds of when they came.
@@ -56,10 +63,12 @@ class GroupCommit:
         self._entries = 0
         self._added = 0
         self._written = 0
+        self._is_failing = False
         self._lock = _forks.lock(_forks.GROUP)
         self._writing = _forks.lock(_forks.GROUP_WRITING)
         self._filled = threading.Event()
         self._closed = threading.Event()
+        self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
 
     def add(self, changes: Changes) -> None:
@@ -69,16 +78,19 @@ class GroupCommit:
             self._waiting.append((now, changes))
             self._added += 1
             self._entries += _size(changes)
+            is_much = self._entries >= SOON and not self._is_failing
             too_many = self._entries > MAX_WAITING
             is_late = now - self._waiting[0][0] > 2 * self._delay
             if self._thread is None and not self._closed.is_set():
                 self._begin()
         if not self._filled.is_set():
             self._filled.set()
+        if is_much and not self._hurry.is_set():
+            self._hurry.set()
         if too_many:
             self._relieve()
         elif is_late and not self._writing.locked():
-            self._try(self._write_some)
+            self._try(self._help)
 
     def try_flush(self) -> None:
         """Write what waits; a failure is logged, and what waits goes on waiting."""
@@ -98,6 +110,7 @@ class GroupCommit:
     def close(self) -> None:
         """Write what waits, and stop."""
         self._closed.set()
+        self._hurry.set()
         self._filled.set()
         try:
             self.flush()
@@ -114,6 +127,7 @@ class GroupCommit:
         # Made anew: an event has a lock of its own.
         was_closed = self._closed.is_set()
         self._filled, self._closed = threading.Event(), threading.Event()
+        self._hurry = threading.Event()
         if was_closed:
             self._closed.set()
         self._thread = None
@@ -121,7 +135,7 @@ class GroupCommit:
     def _begin(self) -> None:
         self._thread = threading.Thread(
             target=_keep_writing,
-            args=(weakref.ref(self), self._filled, self._closed, self._delay),
+            args=(weakref.ref(self), self._filled, self._closed, self._hurry, self._delay),
             name="mneme-group-commit",
             daemon=True,
         )
@@ -132,14 +146,19 @@ class GroupCommit:
         with self._writing:
             # Whoever was writing may have seen to it.
             if self._entries > MAX_WAITING:
-                self._write_next()
+                self._write_next(HELPED_AT_ONCE)
+
+    def _help(self) -> None:
+        """Write a little: who calls has not come to wait."""
+        with self._writing:
+            self._write_next(HELPED_AT_ONCE)
 
     def _write_some(self) -> None:
         with self._writing:
-            self._write_next()
+            self._write_next(WRITTEN_AT_ONCE)
 
-    def _write_next(self) -> None:
-        taken = self._take()
+    def _write_next(self, limit: int) -> None:
+        taken = self._take(limit)
         if not taken:
             return
         try:
@@ -150,16 +169,18 @@ class GroupCommit:
             with self._lock:
                 self._waiting.extendleft((now, changes) for _, changes in reversed(taken))
                 self._entries += sum(_size(changes) for _, changes in taken)
+            self._is_failing = True
             self._filled.set()
             raise
+        self._is_failing = False
         self._written += len(taken)
 
-    def _take(self) -> list[tuple[float, Changes]]:
-        """What came first, until it is enough for one write."""
+    def _take(self, limit: int) -> list[tuple[float, Changes]]:
+        """What came first, until it is `limit` entries or more."""
         taken: list[tuple[float, Changes]] = []
         size = 0
         with self._lock:
-            while self._waiting and size < WRITTEN_AT_ONCE:
+            while self._waiting and size < limit:
                 taken.append(self._waiting.popleft())
                 size += _size(taken[-1][1])
             self._entries -= size
@@ -183,12 +204,15 @@ def _keep_writing(
     group: weakref.ref[GroupCommit],
     filled: threading.Event,
     closed: threading.Event,
+    hurry: threading.Event,
     delay: float,
 ) -> None:
     # It holds no reference while it waits: a store that nobody uses may be collected.
     while True:
         filled.wait()
-        if closed.wait(delay):
+        hurry.wait(delay)
+        hurry.clear()
+        if closed.is_set():
             return
         alive = group()
         if alive is None:

@@ -152,3 +152,43 @@ def test_a_forgotten_group_is_collected() -> None:
     assert thread is not None
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_much_is_written_without_waiting_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delay collects a group; once there is a group there is no sense in it."""
+    monkeypatch.setattr("mneme.stores._group.SOON", 2)
+    writer = Writer()
+    group = GroupCommit(writer, delay=60)
+    group.add(Changes(puts=(entry("a"),)))
+    group.add(Changes(puts=(entry("b"),)))
+    assert writer.tried.wait(30)
+    group.close()
+    assert [one.prompt for changes in writer.written for one in changes.puts] == ["a", "b"]
+
+
+def test_what_fails_is_not_tried_at_every_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is down is asked once a delay, however much waits."""
+    monkeypatch.setattr("mneme.stores._group.SOON", 2)
+    writer = Writer()
+    writer.fails = True
+    group = GroupCommit(writer, delay=60)
+    group.add(Changes(puts=(entry("a"),)))
+    group.try_flush()
+    group.add(Changes(puts=(entry("b"), entry("c"))))
+    assert not group._hurry.is_set()
+    writer.fails = False
+    group.close()
+    assert [one.prompt for one in writer.written[0].puts] == ["a", "b", "c"]
+
+
+def test_a_caller_that_helps_writes_only_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came to put one entry, not to see to all that waits."""
+    monkeypatch.setattr("mneme.stores._group.HELPED_AT_ONCE", 2)
+    writer, now = Writer(), [0.0]
+    group = GroupCommit(writer, delay=60, clock=lambda: now[0])
+    for name in "abcd":
+        group.add(Changes(puts=(entry(name),)))
+    now[0] = 121.0
+    group.add(Changes(puts=(entry("e"),)))
+    assert [one.prompt for changes in writer.written for one in changes.puts] == ["a", "b"]
+    group.close()
