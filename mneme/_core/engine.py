@@ -52,6 +52,8 @@ class EngineCore(Core):
         engine = self.store
         assert isinstance(engine, SearchableStore)
         self.engine = engine
+        # What is near may be out of date, and only `recall` knows for how long it may be.
+        self._is_plain = False
         self.index_backend = "engine"
         self.quotas = dict(self.settings.namespace_quotas)
         self.live = Live(Ledger(NEAR), self.dim, parts["indexing"])
@@ -161,7 +163,21 @@ class EngineCore(Core):
             found = self.engine.search(
                 partition, vector, k=NEIGHBOURS, at_least=at_least, now=self.clock()
             )
+        self._forget_older(found)
         return tuple(one for one in found if not self._is_forgotten(one.entry))
+
+    def _forget_older(self, found: Sequence[Candidate]) -> None:
+        """Let go of what is near and not as it was `found`: nobody gets the old after the new."""
+        known = ((one.entry, self.live.find(*one.entry.identity)) for one in found)
+        older = [
+            entry.identity
+            for entry, record in known
+            if record is not None and record.entry != replace(entry, vector=None)
+        ]
+        if older:
+            with self._memory:
+                self._drops += 1
+                self.live.apply((), older)
 
     def refit(self, judge: Judge) -> None:
         # Which entries are gone is the engine's to know; notes on them age out.

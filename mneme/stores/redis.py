@@ -294,9 +294,11 @@ class RedisStore:
             return None
         identities = [identity_of(member) for member in puts]
         entries = self._entries(identities, FIELDS)
+        # Removed since they were named: the next changes say so too, but to wait is to be late.
+        gone = (one for one, entry in zip(identities, entries, strict=True) if entry is None)
         return Changes(
             tuple(entry for entry in entries if entry is not None),
-            tuple(map(identity_of, removed)),
+            (*map(identity_of, removed), *gone),
             mark=int(seq or 0),
             cleared=tuple(map(as_text, cleared)),
         )

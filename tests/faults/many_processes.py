@@ -2,6 +2,7 @@
 Many processes on one store, and a model that knows what each of them may see.
 
     python tests/faults/many_processes.py --seconds 60 --writers 4 --readers 4
+    python tests/faults/many_processes.py --store postgres --writers 2 --readers 2
 
 Writers put, replace, delete and clear; each owns a namespace, whose keys nobody else writes.
 On a board that all processes map into memory a writer notes the number of each operation
@@ -262,13 +263,22 @@ def run(task: Task) -> dict[str, Any]:
     }
 
 
+def place_for(store: str, folder: Path) -> str:
+    """Where there is nothing yet: a file in `folder`, or a server that ends with this process."""
+    if store == "sqlite":
+        return str(folder / "cache.db")
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    engines = import_module("support.engines")
+    return str(getattr(engines, f"{store}_url")())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--writers", type=int, default=4)
     parser.add_argument("--readers", type=int, default=4)
     parser.add_argument("--store", choices=STORES, default="sqlite")
-    parser.add_argument("--at", help="where the store is; a new SQLite file if it is left out")
+    parser.add_argument("--at", help="where it is; else a new file, or a server for this run")
     parser.add_argument("--settings", type=json.loads, default={}, help="of the store, as JSON")
     parser.add_argument("--interval", type=float, default=0.0, help="seconds that may be stale")
     parser.add_argument("--seed", type=int, default=0)
@@ -277,7 +287,7 @@ def main() -> None:
         # What waits in a group is not seen at once.
         given.settings = {"durability": "commit", **given.settings}
     with TemporaryDirectory() as folder:
-        at = given.at or str(Path(folder) / "cache.db")
+        at = given.at or place_for(given.store, Path(folder))
         board = str(Path(folder) / "board")
         report = run(Task(**{**vars(given), "at": at, "board": board}))
     sys.stdout.write(json.dumps(report, indent=2) + "\n")

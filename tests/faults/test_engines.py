@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +11,16 @@ from functools import partial
 from typing import Any
 
 import pytest
+import redis
+from faults.test_many_processes import report
+from psycopg.conninfo import make_conninfo
 from support.asgi import ASKED, Counting, mounted
 from support.engines import Postgres, Redis, own_name, running, until
 from support.forks import forked
 from support.scenes import Opens, Scene
 from support.worlds import PATIENCE, WORLDS, World, pause, settled, without_blocking
 
-from mneme import SemanticCache, StoreBackendError, semantic_cache
+from mneme import EmbedderMismatchError, SemanticCache, StoreBackendError, semantic_cache
 from mneme._core.core import core_of
 from mneme.stores.postgres import PostgresStore
 from mneme.stores.redis import RedisStore
@@ -36,6 +40,34 @@ class Kind:
         if self.name == "postgres":
             return lambda name: PostgresStore(self.server.url, schema=name, **options)
         return lambda name: RedisStore(self.server.url, prefix=name, **options)
+
+    def at(self, url: str, place: Any) -> Any:
+        if self.name == "postgres":
+            return PostgresStore(url, schema=own_name(place))
+        return RedisStore(url, prefix=own_name(place))
+
+    def url(self, user: str = "", word: str = "", place: str = "") -> str:
+        if self.name == "postgres":
+            given = {"user": user, "password": word, "dbname": place}
+            return make_conninfo(self.server.url, **{k: v for k, v in given.items() if v})
+        login = f"{user}:{word}@" if user else ""
+        return f"redis://{login}127.0.0.1:{self.server.port}/{'99' if place else '0'}"
+
+    def let_in(self, user: str, word: str) -> None:
+        """Have the server ask `user` for a password."""
+        if self.name == "redis":
+            with redis.Redis.from_url(self.server.url) as client:
+                client.execute_command("ACL", "SETUSER", user, "on", f">{word}", "~*", "+@all")
+            return
+        rules = self.server.folder / "pg_hba.conf"
+        text = f"local all {user} scram-sha-256\n"
+        if not rules.read_text().startswith(text):
+            rules.write_text(text + rules.read_text())
+            self.server.psql(f"CREATE ROLE {user} LOGIN PASSWORD '{word}'")
+            self.server.psql(f"GRANT CREATE ON DATABASE postgres TO {user}")
+            # Told to read its rules again, it would do so at some later moment.
+            self.server.crash()
+            self.server.start_again()
 
     def session(self, store: Any) -> int:
         """What the server calls the connection that `store` asks over."""
@@ -257,3 +289,54 @@ def test_a_fork_shares_no_connection(kind: Kind, tmp_path: Any) -> None:
         assert its_session != session == kind.session(store)
         assert cache.get("q") is not None
         assert failures(cache) == 0
+
+
+@pytest.mark.parametrize("what", ["password", "database"])
+def test_who_is_not_let_in_is_told_why(kind: Kind, what: str, tmp_path: Any) -> None:
+    """A wrong password or database is an error with a remedy that says nothing secret."""
+    kind.let_in("locked", "right-word")
+    good = kind.url("locked", "right-word")
+    bad = kind.url("locked", "wrong-word") if what == "password" else kind.url(place="nowhere")
+    with SemanticCache(store=kind.at(good, tmp_path), embedder=HashEmbedder()) as cache:
+        assert cache.put("q", "r")
+    with pytest.raises(StoreBackendError, match=r"Check that the server runs.*password") as caught:
+        SemanticCache(store=kind.at(bad, tmp_path), embedder=HashEmbedder())
+    store = kind.at(bad, tmp_path)
+    with SemanticCache(store=store, embedder=HashEmbedder(), open_later=True) as cache:
+        assert cache.get("q") is None
+        assert "wrong-word" not in f"{cache!r} {cache.explain('q')} {cache.health()}"
+    said: BaseException | None = caught.value
+    while said is not None:
+        assert "wrong-word" not in f"{said} {said!r}"
+        said = said.__cause__ or said.__context__
+
+
+def test_what_another_embedder_filled_is_refused(kind: Kind, tmp_path: Any) -> None:
+    """Also when it is opened later: the first call says whose it is and what to do."""
+    opens = partial(kind.opens(), own_name(tmp_path))
+    with SemanticCache(store=opens(), embedder=HashEmbedder()) as cache:
+        cache.put("q", "r")
+    refused = pytest.raises(EmbedderMismatchError, match=r"Nothing was changed.*Use another")
+    with refused:
+        SemanticCache(store=opens(), embedder=HashEmbedder(64))
+    with SemanticCache(store=opens(), embedder=HashEmbedder(64), open_later=True) as cache:
+        with refused:
+            cache.get("q")
+        with refused:
+            cache.put("q", "r")
+    with SemanticCache(store=opens(), embedder=HashEmbedder()) as cache:
+        assert cache.get("q") is not None
+
+
+@pytest.mark.parametrize("interval", ["0", "1"])
+def test_many_processes_see_what_others_did(kind: Kind, interval: str, tmp_path: Any) -> None:
+    """Readers and writers in processes of their own find what the model of their run allows."""
+    space = "schema" if kind.name == "postgres" else "prefix"
+    found = report(
+        *("--store", kind.name, "--at", kind.server.url, "--interval", interval),
+        *("--settings", json.dumps({space: own_name(tmp_path), "timeout": PATIENCE})),
+        *("--seconds", "2", "--writers", "2", "--readers", "2"),
+    )
+    assert found["wrong"] == []
+    assert found["writes"] > 0
+    assert found["hits"] > 0

@@ -14,7 +14,7 @@ from support.worlds import PATIENCE
 SCRIPT = Path(__file__).with_name("many_processes.py")
 
 
-def _report(*options: str) -> dict[str, Any]:
+def report(*options: str) -> dict[str, Any]:
     run = subprocess.run(
         [sys.executable, str(SCRIPT), *options],
         capture_output=True,
@@ -38,7 +38,7 @@ def _report(*options: str) -> dict[str, Any]:
 )
 def test_readers_see_what_writers_did(options: list[str]) -> None:
     """No entry is lost, none appears, and nothing stale is read past the interval."""
-    report = _report("--seconds", "2", "--writers", "2", "--readers", "2", *options)
+    report = report("--seconds", "2", "--writers", "2", "--readers", "2", *options)
     assert report["wrong"] == []
     assert report["writes"] > 0
     assert report["hits"] > 0

@@ -54,6 +54,47 @@ async def test_what_was_fetched_is_kept_near_for_the_interval(s: Scene) -> None:
 
 
 @everywhere("engine")
+async def test_a_reader_never_goes_back(s: Scene) -> None:
+    """Who has found the new by its meaning does not get the old by its words."""
+    async with s.cache(stale_check_interval=5) as mine, s.cache() as theirs:
+        await theirs.put("q", "old", embedding=cosine(1.0))
+        assert (await mine.get("q")).response == "old"
+        await theirs.put("q", "new", embedding=cosine(1.0))
+        assert (await mine.get("q")).response == "old"
+        assert (await mine.get("in other words", embedding=cosine(1.0))).response == "new"
+        assert (await mine.get("q")).response == "new"
+
+
+@pytest.mark.parametrize("interval", [0, 5])
+def test_a_plain_answer_is_no_exception(interval: float) -> None:
+    """Text that nobody else has a say about is as fresh as any other answer."""
+    clock = ManualClock()
+    settings: dict[str, Any] = {"embedder": HashEmbedder(), "store": MemoryEngine()}
+    with (
+        SemanticCache(**settings, clock=clock, stale_check_interval=interval) as mine,
+        SemanticCache(**settings, clock=clock) as theirs,
+    ):
+        for turn in range(3):
+            theirs.put("q", f"answer {turn}")
+            clock.advance(interval)
+            for _ in range(3):
+                assert mine.get("q").response == f"answer {turn}"
+
+
+def test_a_near_answer_asks_the_engine_nothing() -> None:
+    """Within the interval the loop of an async cache waits for no network."""
+    engine = MemoryEngine()
+    with SemanticCache(
+        store=engine, embedder=HashEmbedder(), clock=ManualClock(), stale_check_interval=5
+    ) as cache:
+        cache.put("q", "r")
+        cache.get("q")
+        asked = engine.asked.total()
+        assert cache.get("q").response == "r"
+        assert engine.asked.total() == asked
+
+
+@everywhere("engine")
 async def test_a_change_that_the_engine_has_forgotten_empties_memory(s: Scene) -> None:
     """Where `changes_since` says "scan again", nothing that was near is trusted."""
     async with s.cache(stale_check_interval=5) as mine, s.cache() as theirs:
