@@ -13,6 +13,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
+    Literal,
     NamedTuple,
     ParamSpec,
     Protocol,
@@ -24,6 +25,7 @@ from typing import (
 import wrapt
 
 from mneme import context
+from mneme._core.across import check_locks
 from mneme._core.binder import make_binder
 from mneme._core.calls import AsyncCalls, Calls
 from mneme._core.core import core_of
@@ -177,7 +179,8 @@ def semantic_cache(
     cache_if: Callable[[Any], bool] | None = None,
     tags: Iterable[str] = (),
     codec: Codec | None = None,
-    single_flight: bool = True,
+    single_flight: bool | Literal["machine"] = True,
+    flight_timeout: float | timedelta = 30.0,
 ) -> Decorate:
     """
     Cache a function by the meaning of its prompt; everything else it is given must be equal.
@@ -209,12 +212,15 @@ def semantic_cache(
         cache_if: ``result -> bool``: whether to keep it.
         tags: to invalidate by.
         codec: how results are stored; default: by the function's return annotation.
-        single_flight: equal calls that run at once share one.
+        single_flight: equal calls that run at once share one; with ``"machine"`` those of all
+            processes that have the cache's file open (`SQLiteStore`, on Linux).
+        flight_timeout: seconds for which a call then waits for one of another process; after
+            that it calls for itself.
 
     Raises:
         TypeError: when decorating: no cache and no embedder, an async embedder under a sync
-            function, an unclear prompt, an unknown parameter name. When calling: an
-            argument that has no stable form.
+            function, an unclear prompt, an unknown parameter name, ``"machine"`` without
+            a store for it. When calling: an argument that has no stable form.
         CodecError: when decorating: the annotated results cannot be stored. When calling:
             this result cannot; the function has run by then.
         ValueError: a setting that makes no sense.
@@ -244,6 +250,11 @@ def semantic_cache(
         stale_if_error=as_seconds(stale_if_error, "stale_if_error") or 0.0,
     )
 
+    if single_flight not in (True, False, "machine"):
+        raise ValueError(f"single_flight must be True, False or 'machine', got {single_flight!r}.")
+    seconds = as_seconds(flight_timeout, "flight_timeout") or 0.0
+    patience = seconds if single_flight == "machine" else None
+
     def decorate(function: Any, /) -> Any:
         plain = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
         is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
@@ -263,6 +274,13 @@ def semantic_cache(
                 f"{name} is sync and its embedder is async. "
                 "Wrap the embedder with mneme.to_sync_embedder, or make the function async."
             )
+        if patience is not None:
+            if streams:
+                raise TypeError(
+                    f"{name} is a generator, and their calls are not shared. "
+                    "Leave out single_flight='machine'."
+                )
+            check_locks(core.store, name)
         if manner is not None and not is_async:
             manner.refuse_async()
         if rewrite is not None and not is_async and awaits(rewrite):
@@ -280,7 +298,8 @@ def semantic_cache(
             "judge": None if manner is None else core.judges.named(tag, manner, threshold),
             "terms": replace(terms, tags=(*terms.tags, tag)),
             "cache_if": cache_if,
-            "single_flight": single_flight,
+            "single_flight": bool(single_flight),
+            "patience": patience,
             "tag": tag,
         }
         calls = (

@@ -28,6 +28,8 @@ __all__ = [
     "Confidence",
     "Deferring",
     "Embedder",
+    "FlightLock",
+    "FlightLocks",
     "Guard",
     "Index",
     "MetricsHook",
@@ -229,6 +231,41 @@ class VectorSource(Protocol):
 
     def vectors(self, identities: Sequence[Identity], /) -> Sequence[Vector | None]:
         """The float32 vector of each identity, in order; None: no entry, or one without."""
+        ...
+
+
+class FlightLock(Protocol):
+    """The right to call for one question, which one holder at a time has of all processes."""
+
+    def acquire(self) -> bool:
+        """Take it if nobody has it, without waiting; never again once it was released."""
+        ...
+
+    def settle(self) -> None:
+        """Return when everybody can find what has been committed until now."""
+        ...
+
+    def release(self) -> None:
+        """Let go of it, if it was taken; again does nothing. Quick, for loops call it."""
+        ...
+
+
+@runtime_checkable
+class FlightLocks(Protocol):
+    """A store by which processes see that another one is calling for a question."""
+
+    @property
+    def has_flight_locks(self) -> bool:
+        """Whether there are such locks where this process runs."""
+        ...
+
+    def flight_lock(self, identity: Identity, /) -> FlightLock:
+        """
+        The lock of `identity`, not taken yet; only takes memory.
+
+        It is nobody's again when its holder dies, however that comes about, and the child of
+        a fork holds none.
+        """
         ...
 
 

@@ -50,7 +50,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("words", "forks", "pure", "context", "codecs", "flights"),
     ),
     "flow": (
-        ("_core.flow", "_core.through", "_core.comparing", "_core.requantizing"),
+        ("_core.flow", "_core.through", "_core.across", "_core.comparing", "_core.requantizing"),
         ("words", "pure", "context", "flights", "core"),
     ),
     "ports": (("_core.ports",), ("words", "forks", "pure", "flights", "core")),

@@ -74,6 +74,7 @@ class _Calls:
     terms: Terms
     cache_if: Callable[[Any], bool] | None
     single_flight: bool
+    patience: float | None
     tag: str
     counts: Counts = field(default_factory=Counts)
     partitions: dict[tuple[object, ...], Partition] = field(default_factory=dict)
@@ -250,6 +251,7 @@ class Calls(_Calls):
                     self.terms,
                     admit=self.cache_if,
                     single_flight=self.single_flight,
+                    patience=self.patience,
                 )
             )
         except _Stopped as stopped:
@@ -329,6 +331,7 @@ class AsyncCalls(_Calls):
             self.terms,
             admit=self.cache_if,
             single_flight=self.single_flight,
+            patience=self.patience,
         )
 
     def stream(

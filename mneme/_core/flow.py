@@ -35,6 +35,7 @@ from mneme.errors import (
 )
 from mneme.records import Candidate, Entry, Explanation, Hit, Identity, Miss, Partition, Terms
 from mneme.records import Vector as UnitVector
+from mneme.types import FlightLock
 
 __all__ = [
     "Port",
@@ -104,6 +105,10 @@ class Port(Protocol):
     ) -> Any: ...
 
     async def follow(self, flight: Flight) -> None: ...
+
+    async def take(self, lock: FlightLock, seconds: float) -> bool: ...
+
+    async def settle(self, lock: FlightLock) -> None: ...
 
     @property
     def may_wait(self) -> bool: ...

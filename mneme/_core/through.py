@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
+from mneme._core.across import across
 from mneme._core.flights import Ending, Flight
 from mneme._core.flow import Port, begun, compare, fill, known, learn
 from mneme._core.keys import Ask
@@ -26,14 +27,20 @@ async def through(
     *,
     admit: Callable[[Any], bool] | None = None,
     single_flight: bool = True,
+    patience: float | None = None,
 ) -> Any:
-    """The answer: from the cache, from an equal call that is running, or from `call`."""
+    """
+    The answer: from the cache, from an equal call that is running, or from `call`.
+
+    With `patience` that may be one of another process, for so many seconds; the store has
+    `FlightLocks` then.
+    """
     core = port.core
     ask, outcome = await begun(port, ask)
     if isinstance(outcome, Hit):
         core.tally.hit(outcome, ask.counts)
         return outcome.response
-    work = _Work(port, ask, call, terms, admit)
+    work = _Work(port, ask, call, terms, admit, patience)
     if outcome is not None and outcome.reason == "bypass":
         core.told(outcome, ask)
         return await call()
@@ -51,6 +58,7 @@ class _Work:
     call: Call
     terms: Terms
     admit: Callable[[Any], bool] | None
+    patience: float | None
 
     async def together(self) -> Any:
         """Lead the flight of this question, or wait for the one that is on its way."""
@@ -78,9 +86,15 @@ class _Work:
 
     async def alone(self, found: Hit | Miss | None = None, flight: Flight | None = None) -> Any:
         """Compare, and on a miss call; `flight` is the one this caller leads."""
-        core = self.port.core
         if found is None:
             found = await compare(self.port, self.ask)
+        if flight is None or self.patience is None or not self._calls_now(found):
+            return await self.finished(found, flight)
+        return await across(self.port, self.ask, flight, found, self.patience, self.finished)
+
+    async def finished(self, found: Hit | Miss, flight: Flight | None) -> Any:
+        """The answer that was found, or that of a call."""
+        core = self.port.core
         audited = found
         if isinstance(audited, Miss) and (served := self._served_meanwhile(audited)) is not None:
             self.port.start(partial(self.audit, audited))
@@ -90,7 +104,7 @@ class _Work:
             self._land(flight, "answered", found)
             return found.response
         stale = found.stale
-        if self.port.has_crew and stale is not None and _is_within(stale, self.terms.stale_for):
+        if stale is not None and self._renews(stale):
             # Landed first: the renewal takes off on a flight of its own.
             self._land(flight, "answered", stale)
             self.port.start(self.renew)
@@ -109,6 +123,15 @@ class _Work:
         ):
             self._land(flight, "filled", None)
         return value
+
+    def _calls_now(self, found: Hit | Miss) -> TypeGuard[Miss]:
+        """Whether the caller has to wait for a call."""
+        if isinstance(found, Hit) or self._served_meanwhile(found) is not None:
+            return False
+        return found.stale is None or not self._renews(found.stale)
+
+    def _renews(self, stale: Hit) -> bool:
+        return self.port.has_crew and _is_within(stale, self.terms.stale_for)
 
     def _served_meanwhile(self, miss: Miss) -> Hit | None:
         """The hit that an audit holds back, where the audit can be done in the background."""

@@ -3,7 +3,8 @@ Entries in one SQLite file.
 
 Beside ``cache.db`` stand SQLite's own ``-wal`` and ``-shm`` while it is open,
 ``cache.db-mark``, eight bytes by which processes see that another one has written, and of a
-large cache ``cache.db-vectors``, by which it opens at once; see `mneme.stores._sidefile`.
+large cache ``cache.db-vectors``, by which it opens at once; see `mneme.stores._sidefile`. With
+``single_flight="machine"`` also ``cache.db-flights``, which stays empty and is only locked.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from mneme import _forks
 from mneme.errors import MnemeError
 from mneme.records import Changes, Entry, Identity, Key, Label, Partition, Vector
+from mneme.stores import _flight_lock
 from mneme.stores._cold import ColdEntries
 from mneme.stores._group import GroupCommit
 from mneme.stores._rows import COLUMNS, check_text, entry_of
@@ -232,6 +234,14 @@ class SQLiteStore(_forks.Forked):
         with self._file.lock:
             self._file.rows("VACUUM")
             self._file.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @property
+    def has_flight_locks(self) -> bool:
+        return _flight_lock.HAS_LOCKS
+
+    def flight_lock(self, identity: Identity, /) -> _flight_lock.SQLiteFlightLock:
+        path = Path(f"{self.path}-flights")
+        return _flight_lock.SQLiteFlightLock(path, identity, self._flush)
 
     def in_child(self) -> None:
         if self._group is not None:

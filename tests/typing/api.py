@@ -181,6 +181,16 @@ async def use_ask_later(client: object) -> None:
     await ask_later(client, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+@semantic_cache(
+    cache=SemanticCache("a.db", embedder=model), single_flight="machine", flight_timeout=10.0
+)
+def ask_once(prompt: str) -> str:
+    return prompt
+
+
+assert_type(ask_once("hi"), str)
+semantic_cache(embedder=model, single_flight="host")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
 as_awaited: AsyncCachedFunction[[object, str], Answer] = ask_later
 as_called: CachedFunction[[str], Answer] = semantic_cache(embedder=model)(lambda prompt: Answer(""))
 as_coroutine: Callable[[object, str], Coroutine[Any, Any, Answer]] = ask_later

@@ -33,6 +33,8 @@ from mneme.types import (
     Confidence,
     Deferring,
     Embedder,
+    FlightLock,
+    FlightLocks,
     Guard,
     Index,
     IndexFactory,
@@ -118,6 +120,28 @@ class Faraway(Nowhere):
         return 0
 
 
+class Turn:
+    """A lock of one's own."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def settle(self) -> None:
+        return None
+
+    def release(self) -> None:
+        return None
+
+
+class Orderly(Nowhere):
+    """A store of one's own by which processes see who calls."""
+
+    has_flight_locks = True
+
+    def flight_lock(self, identity: Identity, /) -> FlightLock:
+        return Turn()
+
+
 class Flat:
     """An index of one's own."""
 
@@ -167,6 +191,7 @@ a_searching: Searching = Faraway()
 an_index: Index = Flat()
 many_at_once: SearchingMany = ExactIndex(8)
 sources: list[VectorSource] = [MemoryStore(), SQLiteStore("a.db")]
+locking: list[FlightLocks] = [Orderly(), SQLiteStore("a.db")]
 priced: Priced = ExactIndex(8)
 indexes: list[IndexFactory] = [ExactIndex, lambda dim: Flat()]
 stores: list[Store] = [Nowhere(), MemoryStore(), SQLiteStore("a.db")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import inspect
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -14,8 +15,9 @@ from mneme._core.flights import Flight
 from mneme._core.keys import Ask
 from mneme._core.ports.crews import Job
 from mneme._core.ports.failing import embedder_errors, late_store, within
-from mneme._core.ports.waiting import Join, Leave, on_a_loop
+from mneme._core.ports.waiting import Join, Leave, on_a_loop, pauses
 from mneme.records import Candidate, Entry, Hit, Identity, Partition, Vector
+from mneme.types import FlightLock
 
 __all__ = ["BlockingPort", "drive"]
 
@@ -106,6 +108,13 @@ class BlockingPort:
             finally:
                 leave(wake)
 
+    async def take(self, lock: FlightLock, seconds: float) -> bool:
+        """Whether `lock` could be had within `seconds`."""
+        return _insisted(lock.acquire, seconds)
+
+    async def settle(self, lock: FlightLock) -> None:
+        self._store(lock.settle)
+
     @property
     def has_crew(self) -> bool:
         return self.core.thread_crew is not None
@@ -133,3 +142,15 @@ class BlockingPort:
             return within(timeout, work, *args)
         except TimeoutError as exc:
             raise late_store(self.core) from exc
+
+
+def _insisted(attempt: Callable[[], bool], seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    for pause in pauses():
+        if attempt():
+            return True
+        left = until - time.monotonic()
+        if left <= 0.0:
+            break
+        time.sleep(min(pause, left))
+    return False

@@ -13,8 +13,9 @@ from mneme._core.keys import Ask
 from mneme._core.ports.batches import near_in_batch
 from mneme._core.ports.crews import Job
 from mneme._core.ports.failing import embedder_errors, embeds_async, late_store
-from mneme._core.ports.waiting import Join, Leave, deadline, in_worker_thread, woken_by
+from mneme._core.ports.waiting import Join, Leave, deadline, in_worker_thread, insisted, woken_by
 from mneme.records import Candidate, Entry, Hit, Identity, Partition, Vector
+from mneme.types import FlightLock
 
 __all__ = ["LoopPort"]
 
@@ -99,6 +100,13 @@ class LoopPort:
     async def woken(self, join: Join, leave: Leave) -> None:
         """Suspend until the waker that `join` took is called; then `leave`."""
         await woken_by(join, leave)
+
+    async def take(self, lock: FlightLock, seconds: float) -> bool:
+        """Whether `lock` could be had within `seconds`; where not, it may yet be: release it."""
+        return await insisted(lock.acquire, seconds)
+
+    async def settle(self, lock: FlightLock) -> None:
+        await self._store(lock.settle)
 
     @property
     def has_crew(self) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from itertools import chain, repeat
 from typing import Any, TypeVar
 
 import anyio
@@ -20,7 +21,9 @@ __all__ = [
     "deadline",
     "here",
     "in_worker_thread",
+    "insisted",
     "on_a_loop",
+    "pauses",
     "run_loop_once",
     "to_its_end",
     "woken_by",
@@ -112,6 +115,26 @@ async def woken_by(
         finally:
             if leave is not None:
                 leave(wake)
+
+
+def pauses() -> Iterator[float]:
+    """
+    Seconds between looks at what another process has: there is no waking by it that could be
+    given up on, as a thread inside F_OFD_SETLKW cannot.
+    """
+    return chain((0.001, 0.002, 0.004, 0.008, 0.016), repeat(0.02))
+
+
+async def insisted(attempt: Callable[[], bool], seconds: float) -> bool:
+    """Whether `attempt`, made in worker threads once or more, was true within `seconds`."""
+    if await in_worker_thread(attempt):
+        return True
+    with anyio.move_on_after(seconds):
+        for pause in pauses():
+            await anyio.sleep(pause)
+            if await in_worker_thread(attempt):
+                return True
+    return False
 
 
 class Turnstile(_forks.Forked):
