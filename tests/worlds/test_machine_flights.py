@@ -188,9 +188,11 @@ def test_who_is_waited_for_does_not_wait(world: World, waiting: Count, tmp_path:
 
             def of(cache: Face) -> Any:
                 async def ask(prompt: str) -> Any:
-                    if inside.value >= 2:
+                    if inside.add() > 2:
+                        # Inside both at once: neither has the other's answer.
+                        await inside.reached(4)
                         return prompt
-                    await inside.meet(2)
+                    await inside.reached(2)
                     return await s.call(function, own[prompt])
 
                 function = _shared(cache, world.written(ask))
