@@ -23,8 +23,8 @@ def report(*options: str) -> dict[str, Any]:
         check=False,
     )
     assert run.stdout, run.stderr
-    report: dict[str, Any] = json.loads(run.stdout)
-    return report
+    told: dict[str, Any] = json.loads(run.stdout)
+    return told
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def report(*options: str) -> dict[str, Any]:
 )
 def test_readers_see_what_writers_did(options: list[str]) -> None:
     """No entry is lost, none appears, and nothing stale is read past the interval."""
-    report = report("--seconds", "2", "--writers", "2", "--readers", "2", *options)
-    assert report["wrong"] == []
-    assert report["writes"] > 0
-    assert report["hits"] > 0
+    told = report("--seconds", "2", "--writers", "2", "--readers", "2", *options)
+    assert told["wrong"] == []
+    assert told["writes"] > 0
+    assert told["hits"] > 0
