@@ -158,6 +158,7 @@ class ColdEntries:
                 if partition not in self._indexes:
                     parts = self._side.parts(partition)
                     made = None if parts is None else ExactIndex.from_parts(parts)
+                    self._side.bring_near(partition)
                     self._indexes[partition] = made
         return self._indexes[partition]
 

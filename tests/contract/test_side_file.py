@@ -89,6 +89,23 @@ def test_what_is_written_comes_back(
     assert side.parts(Partition(b"nobody's" * 2)) is None or b"nobody's" * 2 in what
 
 
+@pytest.mark.parametrize("sketch", [None, (4, 2)])
+def test_bringing_it_near_changes_nothing(path: Path, sketch: tuple[int, int] | None) -> None:
+    """Where the system knows how, and where it does not."""
+    name = Partition(b"a" * 16)
+    index = _index(30, sketch, b"a")
+    _written(path, {name: index, Partition(b"b" * 16): _index(3, None, b"b")})
+    side = SideFile(path, STAMP)
+    side.bring_near(name)
+    side.bring_near(Partition(b"nobody's" * 2))
+    parts = side.parts(name)
+    assert parts is not None
+    assert _same(parts, index.parts())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mneme.stores._sidefile.POPULATE_READ", 9_999)
+        side.bring_near(name)
+
+
 def test_arrays_begin_on_a_page(path: Path) -> None:
     """So that a page of the file is a page of memory."""
     _written(path, {Partition(b"a" * 16): _index(9, (4, 2), b"a")})
