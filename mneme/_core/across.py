@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from mneme._core.flights import Flight
 from mneme._core.flow import STORE_BROKEN, Port, known
-from mneme._core.store_errors import store_errors
 from mneme._core.keys import Ask
+from mneme._core.store_errors import store_errors
 from mneme.records import Hit, Miss
 from mneme.types import FlightLock, FlightLocks, Store
 
