@@ -34,8 +34,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(httpx2?|langchain_core|opentelemetry|prometheus_client)\..+"),
     # Written as text in signatures, because httpx is not imported when these are documented.
     ("py:.*", r"(Async)?(Extractor|Namespace)|timedelta"),
-    # A part of the index that it shows to nobody but its tests.
-    ("py:.*", r"mneme\.indexes\._sketch\.Sketch"),
+    # Parts of indexes and stores that these show to nobody but the core and their tests.
+    ("py:.*", r"mneme\.indexes\._sketch\.Sketch|mneme\.stores\._cold\.ColdEntries"),
     # What a parameter must have, where a word on the parameter says as much.
     ("py:.*", r"mneme\.(_core\.threshold\.CalibratedThreshold|calibrate\.guarantee\.Named)"),
     # Type variables, which have no page anywhere.

@@ -30,6 +30,7 @@ from mneme.stores._sidekeeping import Directions, SideKeeper
 from mneme.stores._sqlite_file import SQLiteFile
 from mneme.stores._sqlite_schema import SCHEMA_VERSION
 from mneme.stores._sqlite_writes import LABEL_COLUMNS, seq_of
+from mneme.types import FlightLock
 
 __all__ = ["SQLiteStore"]
 
@@ -239,7 +240,7 @@ class SQLiteStore(_forks.Forked):
     def has_flight_locks(self) -> bool:
         return _flight_lock.HAS_LOCKS
 
-    def flight_lock(self, identity: Identity, /) -> _flight_lock.SQLiteFlightLock:
+    def flight_lock(self, identity: Identity, /) -> FlightLock:
         path = Path(f"{self.path}-flights")
         return _flight_lock.SQLiteFlightLock(path, identity, self._flush)
 
