@@ -21,7 +21,10 @@ def requantize(core: Core, dtype: str) -> None:
     """
     core.check_open()
     if isinstance(core.store, SearchableStore):
-        raise ValueError(f"{core.store.description} searches by itself, in float32.")
+        raise ValueError(
+            f"{core.store.description} searches by itself, in float32. Nothing was changed. "
+            "Choose how it searches with the store's own index=."
+        )
     core.open()
     core.be_warm()
     core.live.use_dtype(dtype)

@@ -5,7 +5,7 @@ What lookups, puts and removals cost where an engine searches, and what its sear
         [--json FILE]
 
 Starts PostgreSQL and Redis from their wheels on loopback and prints a Markdown table; `--json`
-also writes it for ``run.py --engines``, keeping the rows of that file with other names. Without
+also writes it for ``run.py --engines``, beside what that file has of other stores. Without
 `--vectors` (float32, rows of unit length) the data is drawn: clusters of near-paraphrases, as
 real questions have them. With fewer vectors than rows the rest are mixtures of two of them.
 Recall is the share of what brute force finds at or above a similarity, of at most 8 an ask.
@@ -176,7 +176,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     rows, asks = data(args)
-    print(f"{len(rows):,} × {rows.shape[1]}, batches of {BATCH}, {ASKS} asks, k = {K}\n")
+    title = f"{len(rows):,} × {rows.shape[1]}, batches of {BATCH}, {ASKS} asks, k = {K}"
+    print(f"{title}\n")
     print("| " + " | ".join(HEADS) + " |\n" + "| --- " * len(HEADS) + "|", flush=True)
     for name in args.only:
         say(name)
@@ -188,14 +189,15 @@ def main() -> None:
             store.close()
         print("| " + " | ".join([name, *figures]) + " |", flush=True)
         if args.json:
-            keep(args.json, dict(zip(HEADS, [name, *figures], strict=True)))
+            keep(args.json, title, dict(zip(HEADS, [name, *figures], strict=True)))
 
 
-def keep(file: Path, row: dict[str, str]) -> None:
-    """`row` in the list of that file, in place of one of the same store."""
-    rows = json.loads(file.read_text()) if file.exists() else []
-    rows = [one for one in rows if one[HEADS[0]] != row[HEADS[0]]] + [row]
-    file.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+def keep(file: Path, title: str, row: dict[str, str]) -> None:
+    """`row` under `title` in that file, in place of one of the same store."""
+    tables = json.loads(file.read_text()) if file.exists() else {}
+    others = [one for one in tables.get(title, ()) if one[HEADS[0]] != row[HEADS[0]]]
+    tables[title] = [*others, row]
+    file.write_text(json.dumps(tables, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
