@@ -167,17 +167,19 @@ class EngineCore(Core):
         return tuple(one for one in found if not self._is_forgotten(one.entry))
 
     def _forget_older(self, found: Sequence[Candidate]) -> None:
-        """Let go of what is near and not as it was `found`: nobody gets the old after the new."""
-        known = ((one.entry, self.live.find(*one.entry.identity)) for one in found)
-        older = [
-            entry.identity
-            for entry, record in known
-            if record is not None and record.entry != replace(entry, vector=None)
-        ]
+        """Nobody gets the old after the new: not from what is near, nor from what comes there."""
+        older = [one.entry.identity for one in found if self._is_near(one.entry) is not True]
         if older:
             with self._memory:
                 self._drops += 1
                 self.live.apply((), older)
+
+    def _is_near(self, entry: Entry) -> bool | None:
+        """None: another one is, of the same question."""
+        record = self.live.find(*entry.identity)
+        if record is None:
+            return False
+        return True if record.entry == replace(entry, vector=None) else None
 
     def refit(self, judge: Judge) -> None:
         # Which entries are gone is the engine's to know; notes on them age out.
@@ -212,9 +214,15 @@ class EngineCore(Core):
     def _keep_near(self, entries: Sequence[Entry], drops: int) -> None:
         """Keep what was fetched, unless others' changes were heard of since `drops`."""
         with self._memory:
-            if drops == self._drops:
-                near = [replace(entry, vector=None) for entry in entries]
-                self.live.carry_out(self.live.plan(near, ()))
+            if drops != self._drops:
+                return
+            # Of two that differ nobody here knows the newer one: the engine does, next time.
+            differ = [one.identity for one in entries if self._is_near(one) is None]
+            if differ:
+                self._drops += 1
+                self.live.apply((), differ)
+            near = [replace(one, vector=None) for one in entries if one.identity not in differ]
+            self.live.carry_out(self.live.plan(near, ()))
 
     def _forget_near(self, chosen: Selection) -> None:
         with self._memory:

@@ -204,6 +204,32 @@ def test_what_was_fetched_before_a_change_is_not_kept_after_it() -> None:
         assert mine.get("q").response == "new"
 
 
+@pytest.mark.parametrize("by", ["meaning", "words"])
+def test_what_was_fetched_before_is_not_kept_after_a_newer_one_was_found(by: str) -> None:
+    """A slow answer is not kept near where another lookup has found its successor meanwhile."""
+    engine, embedder = MemoryEngine(), HashEmbedder()
+    settings: dict[str, Any] = {"store": engine, "embedder": embedder, "clock": ManualClock()}
+    with (
+        SemanticCache(**settings, stale_check_interval=5) as mine,
+        SemanticCache(**settings) as theirs,
+    ):
+        theirs.put("q", "old")
+        fetch = engine.fetch
+
+        def slow(identities: Any) -> Any:
+            found = fetch(identities)
+            engine.fetch = fetch  # type: ignore[method-assign]
+            theirs.put("q", "new")
+            asked = "q" if by == "words" else "in other words"
+            assert mine.get(asked, embedding=embedder.embed("q")).response == "new"
+            return found
+
+        assert mine.get("something else") is None
+        engine.fetch = slow  # type: ignore[method-assign]
+        assert mine.get("q").response == "old"
+        assert mine.get("q").response == "new"
+
+
 @pytest.mark.parametrize("wrong", [{"index_backend": "numpy"}, {"vector_dtype": "int8"}])
 def test_settings_of_an_index_are_refused(wrong: dict[str, Any]) -> None:
     """Where the engine searches, there is no index to choose."""
