@@ -19,7 +19,14 @@ from support.engines_in_memory import MemoryEngine
 from support.scenes import Face, Scene
 from support.worlds import WORLDS, Count, Gate, World
 
-from mneme import AsyncSemanticCache, MemoryStore, SemanticCache, SQLiteStore, semantic_cache
+from mneme import (
+    AsyncSemanticCache,
+    MemoryStore,
+    SemanticCache,
+    SQLiteStore,
+    StoreBackendError,
+    semantic_cache,
+)
 from mneme.records import Identity, Key, Partition
 from mneme.stores import _flight_lock
 from mneme.stores._flight_lock import PLACES, SQLiteFlightLock, place_of
@@ -292,6 +299,44 @@ def test_without_its_file_it_is_as_ever(world: World, tmp_path: Path) -> None:
     scene = Scene(world, "sqlite", tmp_path)
     Path(f"{scene.path}-flights").mkdir()
     world.run(scenario, scene)
+
+
+@IN_EACH_WORLD
+def test_an_answer_that_is_not_committed_yet(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the commit that others wait for fails, the caller has its answer; it is counted."""
+
+    def fail(self: SQLiteFlightLock) -> None:
+        raise StoreBackendError("the disk is full. Make room.")
+
+    async def ask(prompt: str) -> str:
+        return "r"
+
+    async def scenario(s: Scene) -> None:
+        async with s.cache() as cache:
+            assert await s.call(_shared(cache, world.written(ask)), "q") == "r"
+            assert (await cache.stats()).failed_open == 1
+
+    monkeypatch.setattr(SQLiteFlightLock, "settle", fail)
+    world.run(scenario, Scene(world, "sqlite", tmp_path))
+
+
+def test_a_lock_that_was_released_is_over(tmp_path: Path) -> None:
+    """An attempt that comes after the release takes nothing, for nobody would let go of it."""
+    store = SQLiteStore(tmp_path / "cache.db")
+    identity = _identity(b"p", b"k")
+    lock, other = store.flight_lock(identity), store.flight_lock(identity)
+    assert lock.acquire()
+    assert not other.acquire()
+    lock.release()
+    lock.release()
+    assert not lock.acquire()
+    assert other.acquire()
+    other.release()
+    early = store.flight_lock(identity)
+    early.release()
+    assert not early.acquire()
 
 
 @IN_EACH_WORLD
