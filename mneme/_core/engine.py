@@ -7,6 +7,7 @@ layer answers from it; without one every lookup asks the engine.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from mneme.records import Candidate, Changes, Entry, Hit, Identity, Partition, S
 from mneme.types import SearchableStore
 
 __all__ = ["EngineCore"]
+
+log = logging.getLogger("mneme")
 
 NEAR = 10_000
 """Entries that are kept near."""
@@ -281,6 +284,13 @@ class EngineCore(Core):
         for entry in latest:
             self.tally.tell("put", namespace=entry.namespace)
         return len(gone)
+
+    def _save_last(self) -> None:
+        try:
+            super()._save_last()
+        except StoreBackendError as exc:
+            # No answer waits for a server that is away: who closes is not to fail for counters.
+            log.warning("counters since the last commit were not saved: %s", exc)
 
     def _evict(self, namespaces: set[str]) -> None:
         """Keep the limits of the `namespaces` that were put into, and those that were changed."""

@@ -200,13 +200,17 @@ class Keeper(_forks.Forked):
             self.growing.close()
             try:
                 if self.is_open:
-                    with store_errors(self.store):
-                        self._write((), (), closing=True)
-                        self._keep_vectors()
+                    self._save_last()
             finally:
                 self.is_open = False
                 with store_errors(self.store):
                     self.store.close()
+
+    def _save_last(self) -> None:
+        """Save what waits to be saved, before the store is let go of."""
+        with store_errors(self.store):
+            self._write((), (), closing=True)
+            self._keep_vectors()
 
     def check_open(self) -> None:
         if self.is_closed:

@@ -235,3 +235,15 @@ def test_settings_of_an_index_are_refused(wrong: dict[str, Any]) -> None:
     """Where the engine searches, there is no index to choose."""
     with pytest.raises(ValueError, match="searches by itself"):
         SemanticCache(store=MemoryEngine(), embedder=HashEmbedder(), **wrong)
+
+
+@everywhere("engine")
+async def test_closing_while_the_engine_is_down(s: Scene) -> None:
+    """Counters are lost, and logged; whoever leaves the block hears of no error."""
+    async with s.cache() as cache:
+        await cache.put("q", "r")
+        await cache.get("q")
+        s.store.fails = StoreBackendError("connection refused")
+    s.store.fails = None
+    async with s.cache() as again:
+        assert (await again.get("q")).response == "r"
