@@ -36,7 +36,7 @@ __all__ = ["SQLiteStore"]
 
 BUSY_SECONDS = 5.0
 
-GROUP_SECONDS = 0.02
+GROUP_SECONDS = 0.01
 """How long a group commit collects; with the commit itself that stays under 50 ms."""
 
 VECTORS_AT_ONCE = 400
