@@ -354,6 +354,8 @@ class Live:
         theirs.
         """
         indexing = self._indexing.grown() if grown else self._indexing
+        # A graph takes a millisecond for each: others that write wait no longer than for a few.
+        at_once = 4 if grown else CHUNK
         with self._lock:
             if partition not in self._indexes:
                 return
@@ -366,11 +368,12 @@ class Live:
                 return
             some = keys[start : start + CHUNK]
             # The store is asked without the lock, so what it says may be of a moment ago.
-            found = vectors([(partition, key) for key in some])
-            with self._lock:
-                for key, vector in zip(some, found, strict=True):
-                    if vector is not None and key not in coming.told:
-                        coming.index.add(key, vector)
+            found = list(zip(some, vectors([(partition, key) for key in some]), strict=True))
+            for begin in range(0, len(found), at_once):
+                with self._lock:
+                    for key, vector in found[begin : begin + at_once]:
+                        if vector is not None and key not in coming.told:
+                            coming.index.add(key, vector)
         with self._lock:
             if self._coming.get(partition) is coming:
                 del self._coming[partition]

@@ -75,7 +75,7 @@ class Indexing:
         """Whether comparing takes so long in `index` that a graph is worth what it misses."""
         if not self.may_be_outgrown or not isinstance(index, ExactIndex):
             return False
-        return (index.usual_seconds or 0.0) > OUTGROWN_SECONDS
+        return (index.least_seconds or 0.0) > OUTGROWN_SECONDS
 
     def grown(self) -> Indexing:
         """The same with a graph."""

@@ -42,10 +42,13 @@ class Pace:
         return self._searches > 0
 
     @property
-    def usual(self) -> float | None:
-        """Nanoseconds a row that a search takes as they are made now; None: too few were."""
+    def least(self) -> float | None:
+        """
+        Nanoseconds a row that the fastest of the last searches took; None: too few were made.
+        A busy machine makes others slow, and not all of them at once.
+        """
         times = self._all if self.is_lossy or not self._likely else self._likely
-        return median(times) if len(times) >= ENOUGH else None
+        return min(times) if len(times) == KEPT else None
 
     def begin(self) -> None:
         """Hear of a new sketch."""

@@ -52,10 +52,10 @@ class Watch:
         return min(1.0, max(measured) if measured else self._share)
 
     @property
-    def usual(self) -> float | None:
-        """Nanoseconds a row that the slower sort of searches takes; None: too few were made."""
+    def least(self) -> float | None:
+        """See `Pace`; of the slower sort of searches."""
         return max(
-            (pace.usual for pace in (self.floored, self.open) if pace.usual is not None),
+            (pace.least for pace in (self.floored, self.open) if pace.least is not None),
             default=None,
         )
 

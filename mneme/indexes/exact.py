@@ -184,11 +184,11 @@ class ExactIndex:
         self._body.remove(key)
 
     @property
-    def usual_seconds(self) -> float | None:
-        """What a search has taken lately; None: too few were made of many rows."""
+    def least_seconds(self) -> float | None:
+        """What the fastest of the last searches took; None: too few were made of many rows."""
         count = len(self)
-        usual = self._watch.usual if count >= SKETCH_FROM else None
-        return None if usual is None else usual * count / 1e9
+        least = self._watch.least if count >= SKETCH_FROM else None
+        return None if least is None else least * count / 1e9
 
     def search(
         self, vector: Vector, *, k: int, at_least: float = -1.0
