@@ -122,7 +122,9 @@ class SideFile:
             self._map = _mapped(path)
         except (OSError, ValueError) as exc:
             raise Unusable(str(exc)) from exc
-        self.dim = stamp.dim
+        self.dim: int = stamp.dim
+        self.seq: int
+        self.rows: int
         tables = self._read_header(stamp)
         self._read_tables(tables)
 

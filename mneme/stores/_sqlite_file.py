@@ -30,15 +30,15 @@ class SQLiteFile(_forks.Forked):
 
     def __init__(self, path: Path, busy_timeout: float) -> None:
         self.path = path
-        self.bad_rows = 0
-        self.lock = _forks.rlock(_forks.STORE)
+        self.bad_rows: int = 0
+        self.lock: Any = _forks.rlock(_forks.STORE)
         self.connection: sqlite3.Connection | None = None
         self._busy_timeout = busy_timeout
         self._mark: Mark | None = None
         self._owner: tuple[str, int] | None = None
         self._standing: Standing | None = None
         self._is_closed = False
-        self.chores = Chores(self)
+        self.chores: Chores = Chores(self)
         _forks.watch(self)
 
     # -- opening and closing --------------------------------------------------------------------
