@@ -25,9 +25,9 @@ _COLUMNS = ", ".join(COLUMNS)
 
 # By layout; from the second on a row's number is its own, and cleared ones may be left.
 _SCANS = {
-    1: f"SELECT {_COLUMNS}, seq, rowid FROM entries WHERE (seq, rowid) > (?1, ?2) "
-    "ORDER BY seq, rowid LIMIT ?3",
-    2: f"SELECT {_COLUMNS}, seq, 0 FROM live WHERE seq > ?1 ORDER BY seq LIMIT ?3",
+    1: f"SELECT {_COLUMNS}, seq, rowid FROM entries WHERE (seq, rowid) > (?, ?) "
+    "ORDER BY seq, rowid LIMIT ?",
+    2: f"SELECT {_COLUMNS}, seq, 0 FROM live WHERE seq > ? AND ? <= 0 ORDER BY seq LIMIT ?",
 }
 
 
