@@ -171,7 +171,10 @@ class Store(Protocol):
         ...
 
     def mark(self) -> int:
-        """A number that differs from an earlier one if anything was committed; no waiting."""
+        """
+        A number that differs from an earlier one if anything was committed. No waiting, but for
+        a `SearchableStore`, which may have to ask its engine.
+        """
         ...
 
     def changes_since(self, mark: int) -> Changes | None:

@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from mneme import _forks
 from mneme.errors import StoreBackendError
+from mneme.stores._engine_errors import unavailable
 
 __all__ = ["Connection", "Pool", "address_of"]
 
@@ -219,14 +220,7 @@ class Pool(_forks.Forked):
         try:
             yield
         except (psycopg.Error, OSError) as exc:
-            text = " ".join(str(exc).split())
-            if self._password:
-                text = text.replace(self._password, "***")
-            raise StoreBackendError(
-                f"{self._name} cannot be used: {text}. Nothing is known to have been changed. "
-                "Check that the server runs, that it can be reached from here, the user's "
-                "password and rights, and timeout=."
-            ) from exc
+            raise unavailable(self._name, exc, self._password) from exc
 
 
 def _close_all(connections: list[Connection]) -> None:

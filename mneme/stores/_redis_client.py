@@ -13,6 +13,7 @@ from redis.retry import Retry
 
 from mneme import _forks
 from mneme.errors import StoreBackendError
+from mneme.stores._engine_errors import unavailable
 
 __all__ = ["Client", "address_of"]
 
@@ -172,11 +173,4 @@ class Client:
         try:
             yield
         except (redis.RedisError, OSError) as exc:
-            text = " ".join(str(exc).split())
-            if self._password:
-                text = text.replace(self._password, "***")
-            raise StoreBackendError(
-                f"{self._name} cannot be used: {text}. Nothing is known to have been changed. "
-                "Check that the server runs, that it can be reached from here, the user's "
-                "password and rights, its memory, and timeout=."
-            ) from exc
+            raise unavailable(self._name, exc, self._password, also=" its memory,") from exc
