@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.vectors import as_units, isotropic
 
 from mneme.indexes import ExactIndex
 from mneme.indexes._best import leading
@@ -24,15 +25,6 @@ NEAR = 1e-5
 """Two ways to add up a cosine differ by less."""
 
 Rows = dict[Key, Vector]
-
-
-def as_units(raw: Any) -> Vector:
-    lengths = np.linalg.norm(raw, axis=1, keepdims=True)
-    return np.asarray(raw / np.where(lengths, lengths, 1.0), np.float32)
-
-
-def isotropic(count: int, dim: int, seed: int) -> Vector:
-    return as_units(np.random.default_rng(seed).standard_normal((count, dim)))
 
 
 def clustered(count: int, dim: int, seed: int) -> Vector:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.vectors import as_units, isotropic
 
 from mneme.indexes import ExactIndex
 from mneme.indexes._quantised import QuantisedTable
@@ -21,15 +21,6 @@ NEAR = 1e-5
 """Two ways to add up a cosine differ by less."""
 
 DTYPES = ("int8", "float16")
-
-
-def as_units(raw: Any) -> Vector:
-    lengths = np.linalg.norm(raw, axis=1, keepdims=True)
-    return np.asarray(raw / np.where(lengths, lengths, 1.0), np.float32)
-
-
-def isotropic(count: int, dim: int, seed: int) -> Vector:
-    return as_units(np.random.default_rng(seed).standard_normal((count, dim)))
 
 
 def clustered(count: int, dim: int, seed: int) -> Vector:
