@@ -178,12 +178,18 @@ def test_a_migration_keeps_to_namespaces(place: Path) -> None:
     assert done.stdout.startswith("new.db: 6 entries of cache.db embedded by mneme-testing:new")
 
 
+def _minds_ctrl_c() -> None:
+    # What a shell starts in the background ignores it, and so do its children.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_stopped_migration_goes_on(place: Path) -> None:
     """Ctrl-C is answered with one line, and the next run does what was left."""
     command = [sys.executable, "-m", "mneme", "migrate", "cache.db", "new.db", "--batch-size", "2"]
     with subprocess.Popen(
         [*command, "--embedder", "models:Waiting"], text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=_minds_ctrl_c,
     ) as stopped:  # fmt: skip
         assert stopped.stdout is not None
         assert stopped.stdout.readline() == "waiting\n"

@@ -3,7 +3,8 @@ An application that several worker processes serve, with one cache file between 
 
 ``wsgi`` and ``asgi`` are the same thing for servers of either kind. A request with `ROUND` is
 held until the other worker holds one of the same round, so that both answer; a worker that
-holds one already says 503.
+holds one already says 503. A worker stores after it has answered, and takes nothing up before
+it has.
 """
 
 from __future__ import annotations
@@ -103,12 +104,15 @@ async def _asgi(scope: Any, receive: Any, send: Any) -> None:
 
 
 _async_cached: Any = AsyncMiddleware(_asgi, cache=cache.as_async(), routes=ROUTES)
+_answering = asyncio.Lock()
 
 
 async def asgi(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] != "http":
         await _async_cached(scope, receive, send)
         return
+    async with _answering:
+        pass
     headers = dict(scope["headers"])
     name = headers.get(ROUND.lower().encode())
     rounds = Rounds(None if name is None else name.decode())
@@ -126,4 +130,5 @@ async def asgi(scope: Any, receive: Any, send: Any) -> None:
             message = {**message, "headers": [*message["headers"], name]}
         await send(message)
 
-    await _async_cached(scope, receive, told)
+    async with _answering:
+        await _async_cached(scope, receive, told)
