@@ -7,14 +7,12 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import (
-    TYPE_CHECKING,
     Any,
     Concatenate,
     Literal,
-    NamedTuple,
     ParamSpec,
     Protocol,
     TypeVar,
@@ -22,13 +20,10 @@ from typing import (
     overload,
 )
 
-import wrapt
-
-from mneme import context
 from mneme._core.across import check_locks
 from mneme._core.binder import make_binder
 from mneme._core.calls import AsyncCalls, Calls
-from mneme._core.core import core_of
+from mneme._core.core import Core, core_of
 from mneme._core.face import terms_of
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import check_namespace
@@ -36,9 +31,10 @@ from mneme._core.manner import Manner, Mode, PolicyName
 from mneme._core.manner import is_async as awaits
 from mneme._core.ports import BlockingPort, LoopPort, embeds_async
 from mneme._core.settings import check_threshold
+from mneme._wrapped import Cached
 from mneme.cache import AnyCache, AsyncSemanticCache, SemanticCache
 from mneme.codecs import AutoCodec, codec_for
-from mneme.records import Explanation, Hit, Miss
+from mneme.records import CacheInfo, Explanation, Hit, Miss, Terms
 from mneme.stores.memory import MemoryStore
 from mneme.types import AnyEmbedder, Codec, Rewrite, SameAnswer, Store, Verifier
 
@@ -55,15 +51,6 @@ Q = ParamSpec("Q")
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 T = TypeVar("T")
-
-
-class CacheInfo(NamedTuple):
-    """As `functools.lru_cache` has it; ``currsize`` counts this function's live entries."""
-
-    hits: int
-    misses: int
-    maxsize: int | None
-    currsize: int
 
 
 class CachedFunction(Protocol[P, R_co]):
@@ -255,51 +242,83 @@ def semantic_cache(
     seconds = as_seconds(flight_timeout, "flight_timeout") or 0.0
     patience = seconds if single_flight == "machine" else None
 
-    def decorate(function: Any, /) -> Any:
+    return cast(
+        Decorate,
+        _Decorator(
+            cache=cache,
+            embedder=embedder,
+            path=path,
+            store=store,
+            threshold=threshold,
+            manner=manner,
+            prompt=prompt,
+            ignore=ignore,
+            rewrite=rewrite,
+            version=version,
+            namespace=namespace,
+            terms=terms,
+            cache_if=cache_if,
+            codec=codec,
+            single_flight=bool(single_flight),
+            patience=patience,
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decorator:
+    """What `semantic_cache` was asked for, checked; what concerns the function is still to be."""
+
+    cache: AnyCache | None
+    embedder: AnyEmbedder | None
+    path: str | os.PathLike[str] | None
+    store: Store | None
+    threshold: float | None
+    manner: Manner | None
+    prompt: str | Callable[..., Any] | None
+    ignore: Collection[str]
+    rewrite: Rewrite | None
+    version: str | int
+    namespace: str | Callable[..., str] | None
+    terms: Terms
+    cache_if: Callable[[Any], bool] | None
+    codec: Codec | None
+    single_flight: bool
+    patience: float | None
+
+    def __call__(self, function: Any, /) -> Any:
         plain = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
         is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
         streams = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
+        name = plain.__qualname__
         binder = make_binder(
             plain,
-            prompt=prompt,
-            ignore=ignore,
-            namespace=None if isinstance(namespace, str) else namespace,
+            prompt=self.prompt,
+            ignore=self.ignore,
+            namespace=None if isinstance(self.namespace, str) else self.namespace,
         )
-        name = plain.__qualname__
-        answers = codec or _codec_of(plain, streams=streams)
-        face = cache if cache is not None else _own_cache(embedder, path, store, is_async, name)
+        codec = self.codec or _codec_of(plain, streams=streams)
+        face = self._face(name, is_async=is_async)
         core = core_of(face)
-        if not is_async and embeds_async(core.embedder):
-            raise TypeError(
-                f"{name} is sync and its embedder is async. "
-                "Wrap the embedder with mneme.to_sync_embedder, or make the function async."
-            )
-        if patience is not None:
-            if streams:
-                raise TypeError(
-                    f"{name} is a generator, and their calls are not shared. "
-                    "Leave out single_flight='machine'."
-                )
-            check_locks(core.store, name)
-        if manner is not None and not is_async:
-            manner.refuse_async()
-        if rewrite is not None and not is_async and awaits(rewrite):
-            raise TypeError(f"rewrite is async and {name} is not. Pass a plain function.")
+        self._check(name, core, is_async=is_async, streams=streams)
         tag = f"function:{plain.__module__}.{name}"
+        judge = None
+        if self.manner is not None:
+            judge = core.judges.named(tag, self.manner, self.threshold)
         common: dict[str, Any] = {
             "core": core,
             "name": name,
-            "identity": ("function", plain.__module__, name, version),
+            "identity": ("function", plain.__module__, name, self.version),
             "binder": binder,
-            "codec": answers,
-            "namespace": namespace,
-            "threshold": threshold,
-            "rewrite": rewrite,
-            "judge": None if manner is None else core.judges.named(tag, manner, threshold),
-            "terms": replace(terms, tags=(*terms.tags, tag)),
-            "cache_if": cache_if,
-            "single_flight": bool(single_flight),
-            "patience": patience,
+            "codec": codec,
+            "namespace": self.namespace,
+            "threshold": self.threshold,
+            "rewrite": self.rewrite,
+            "judge": judge,
+            "terms": replace(self.terms, tags=(*self.terms.tags, tag)),
+            "cache_if": self.cache_if,
+            "single_flight": self.single_flight,
+            "patience": self.patience,
             "tag": tag,
         }
         calls = (
@@ -307,119 +326,37 @@ def semantic_cache(
             if is_async
             else Calls(port=BlockingPort(core), **common)
         )
-        return _Cached(function, face, calls, streams=streams)
+        return Cached(function, face, calls, streams=streams)
 
-    return cast(Decorate, decorate)
+    def _face(self, name: str, *, is_async: bool) -> AnyCache:
+        """The cache given, or one of the function's own."""
+        embedder = core_of(self.cache).embedder if self.cache is not None else self.embedder
+        assert embedder is not None
+        if not is_async and embeds_async(embedder):
+            raise TypeError(
+                f"{name} is sync and its embedder is async. "
+                "Wrap the embedder with mneme.to_sync_embedder, or make the function async."
+            )
+        if self.cache is not None:
+            return self.cache
+        kind = AsyncSemanticCache if is_async else SemanticCache
+        store = MemoryStore() if self.path is None and self.store is None else self.store
+        # Decorating is importing: no embedder is called then.
+        return kind(self.path, store=store, embedder=embedder, self_check="later")
 
-
-if TYPE_CHECKING:
-    _Wrapper = wrapt.FunctionWrapper[Any, Any]
-    _BoundWrapper = wrapt.BoundFunctionWrapper[Any, Any]
-else:
-    _Wrapper, _BoundWrapper = wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper
-
-
-class _Methods:
-    """What a decorated function has beside being called, bound to an instance or not."""
-
-    # No annotated attributes here: a class's own annotations hide those of the function.
-
-    def _given(self, args: tuple[Any, ...]) -> tuple[_Cached, tuple[Any, ...]]:
-        """The decorated function, and `args` with the ``self`` or ``cls`` that is bound."""
-        raise NotImplementedError
-
-    @property
-    def cache(self) -> AnyCache:
-        return self._given(())[0]._self_cache
-
-    def lookup(self, *args: Any, **kwargs: Any) -> Any:
-        cached, given = self._given(args)
-        return cached._self_calls.lookup(given, kwargs)
-
-    def explain(self, *args: Any, **kwargs: Any) -> Any:
-        cached, given = self._given(args)
-        return cached._self_calls.explain(given, kwargs)
-
-    def invalidate(self, *args: Any, **kwargs: Any) -> Any:
-        cached, given = self._given(args)
-        return cached._self_calls.invalidate(given, kwargs)
-
-    def refresh(self, *args: Any, **kwargs: Any) -> Any:
-        cached, _ = self._given(())
-        if isinstance(cached._self_calls, Calls) or cached._self_streams:
-            with context.refresh():
-                return self(*args, **kwargs)  # type: ignore[operator]
-        return _refreshed(self, args, kwargs)
-
-    def cache_info(self) -> CacheInfo:
-        calls = self._given(())[0]._self_calls
-        counts, limit = calls.counts, calls.core.settings.max_entries
-        return CacheInfo(counts.hits, counts.misses, limit, calls.size())
-
-    def cache_clear(self) -> None:
-        self._given(())[0]._self_calls.clear()
-
-
-async def _refreshed(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    with context.refresh():
-        return await function(*args, **kwargs)
-
-
-class _BoundCached(_Methods, _BoundWrapper):
-    def _given(self, args: tuple[Any, ...]) -> tuple[_Cached, tuple[Any, ...]]:
-        # A static method, or a method taken from its class, is bound to nothing.
-        owner = getattr(self.__wrapped__, "__self__", None)
-        return self._self_parent, args if owner is None else (owner, *args)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        cached, given = self._given(args)
-        return cached._self_run(self.__wrapped__, len(given) - len(args), given, kwargs)
-
-
-class _Cached(_Methods, _Wrapper):
-    """The function as wrapt proxies it, so that `inspect` and type checkers see the original."""
-
-    __bound_function_wrapper__ = _BoundCached
-
-    def __init__(
-        self, function: Any, cache: AnyCache, calls: Calls | AsyncCalls, *, streams: bool
-    ) -> None:
-        super().__init__(function, _Cached._never)
-        self._self_cache = cache
-        self._self_calls = calls
-        self._self_streams = streams
-        self._self_run: Callable[..., Any] = calls.stream if streams else calls.run
-
-    @staticmethod
-    def _never(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-        """What wrapt would call; `__call__` goes the shorter way."""
-        return wrapped(*args, **kwargs)
-
-    def _given(self, args: tuple[Any, ...]) -> tuple[_Cached, tuple[Any, ...]]:
-        return self, args
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._self_run(self.__wrapped__, 0, args, kwargs)
-
-
-def _own_cache(
-    embedder: AnyEmbedder | None,
-    path: str | os.PathLike[str] | None,
-    store: Store | None,
-    is_async: bool,
-    name: str,
-) -> AnyCache:
-    assert embedder is not None
-    if not is_async and embeds_async(embedder):
-        raise TypeError(
-            f"{name} is sync and its embedder is async. "
-            "Wrap the embedder with mneme.to_sync_embedder, or make the function async."
-        )
-    kind = AsyncSemanticCache if is_async else SemanticCache
-    if path is None and store is None:
-        store = MemoryStore()
-    # Decorating is importing: no embedder is called then.
-    return kind(path, store=store, embedder=embedder, self_check="later")
+    def _check(self, name: str, core: Core, *, is_async: bool, streams: bool) -> None:
+        """Refuse what a function of this kind, or a cache like this, cannot have."""
+        if self.patience is not None:
+            if streams:
+                raise TypeError(
+                    f"{name} is a generator, and their calls are not shared. "
+                    "Leave out single_flight='machine'."
+                )
+            check_locks(core.store, name)
+        if self.manner is not None and not is_async:
+            self.manner.refuse_async()
+        if self.rewrite is not None and not is_async and awaits(self.rewrite):
+            raise TypeError(f"rewrite is async and {name} is not. Pass a plain function.")
 
 
 _STREAMS = (

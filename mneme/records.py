@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NamedTuple, NewType
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "CacheInfo",
     "Candidate",
     "Changes",
     "Entry",
@@ -322,6 +323,15 @@ class Stats:
         """Hits over lookups, 0.0 before the first lookup."""
         asked = self.hits + self.misses
         return self.hits / asked if asked else 0.0
+
+
+class CacheInfo(NamedTuple):
+    """As `functools.lru_cache` has it; ``currsize`` counts this function's live entries."""
+
+    hits: int
+    misses: int
+    maxsize: int | None
+    currsize: int
 
 
 @dataclass(frozen=True, slots=True)

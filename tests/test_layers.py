@@ -74,7 +74,6 @@ LAYERS["cache"] = (("cache", "_core.face", "_core.archives"), tuple(LAYERS))
 LAYERS |= {
     shell: ((shell,), tuple(LAYERS))
     for shell in (
-        "decorator",
         "asgi",
         "wsgi",
         "transports",
@@ -85,6 +84,7 @@ LAYERS |= {
         "testing",
     )
 }
+LAYERS["decorator"] = (("decorator", "_wrapped"), tuple(LAYERS))
 # The command line is the one user that the package has inside itself.
 LAYERS["cli"] = (("cli", "__main__"), (*LAYERS, "top"))
 LAYERS["top"] = (("",), tuple(LAYERS))
@@ -124,7 +124,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "usearch": ("indexes.hnsw",),
     "uvicorn": ("cli",),
     "wordllama": ("cli",),
-    "wrapt": ("decorator",),
+    "wrapt": ("_wrapped",),
     # Standard library, and yet in one place: other loops would not work beside it.
     "asyncio": ("_core.ports", "cli"),
 }
