@@ -12,6 +12,7 @@ import blockbuster.blockbuster
 import hypothesis
 import pytest
 from blockbuster import BlockBuster, BlockingError
+from support import cold
 from support.profiles import PROFILES, VARIABLE, imports
 
 # (function, file name ending, functions there in which mneme may block a loop): the way to
@@ -117,3 +118,15 @@ def blocking_calls(
             _blockbuster.deactivate()
     if seen:
         pytest.fail("mneme blocked the event loop:\n\n" + "\n".join(seen), pytrace=False)
+
+
+@pytest.fixture
+def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handful of entries is enough for a side file."""
+    cold.few_are_many(monkeypatch)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> cold.Gate:
+    """Holds back the filling of memory."""
+    return cold.Gate(monkeypatch)

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from support.commands import refused, run
 
 import mneme
 from mneme import MnemeError, SemanticCache, SQLiteStore
-from mneme.cli.app import app
 from mneme.cli.files import Owner
 from mneme.testing import HashEmbedder, ManualClock
 
@@ -25,24 +23,11 @@ ROOT = Path(__file__).parents[2]
 HOUR = 3_600.0
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def told(*arguments: object) -> Any:
     """What a command prints with ``--json``."""
     done = run(*arguments, "--json")
     assert (done.exit_code, done.stderr) == (0, "")
     return json.loads(done.stdout)
-
-
-def refused(*arguments: object) -> str:
-    """The one line of a command that fails."""
-    done = run(*arguments)
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr.startswith("mneme: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
 
 
 # A name in which SQLite's URIs and terminals would see more than a name.

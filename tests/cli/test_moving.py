@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from support.commands import refused, run
 
 from mneme import MemoryStore, SemanticCache, SQLiteStore, migrate
 from mneme.checkpoint import restore
-from mneme.cli.app import app
 from mneme.records import Changes, Entry, Label
 from mneme.testing import HashEmbedder
 
@@ -80,23 +78,10 @@ def ran(*arguments: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def run(*arguments: object) -> Result:
-    """In this process, which is many times faster."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def told(*arguments: object) -> Any:
     done = ran(*arguments, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
-
-
-def refused(*arguments: object) -> str:
-    done = run(*arguments)
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr.startswith("mneme: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
 
 
 def held(path: Path, owner: HashEmbedder = OLD) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.cold import DIM, MANY, Gate, few_are_many, filled, is_cold, opened, side_file, vectors
+from support.cold import DIM, MANY, Gate, filled, is_cold, opened, side_file, vectors
 from support.cold import warm as warmed
 from support.worlds import PATIENCE
 
@@ -21,15 +21,7 @@ from mneme.stores._sidefile import SideFile
 from mneme.stores._sidekeeping import SideKeeper
 from mneme.testing import ManualClock
 
-
-@pytest.fixture(autouse=True)
-def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    few_are_many(monkeypatch)
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    return Gate(monkeypatch)
+pytestmark = pytest.mark.usefixtures("few_are_many")
 
 
 @pytest.fixture

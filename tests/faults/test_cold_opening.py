@@ -21,7 +21,6 @@ from support.cold import (
     DIM,
     MANY,
     Gate,
-    few_are_many,
     filled,
     is_cold,
     keeps,
@@ -38,15 +37,7 @@ from mneme.stores._cold import ColdEntries
 from mneme.stores._sidefile import PAGE, SideWriter
 from mneme.testing import HashEmbedder
 
-
-@pytest.fixture(autouse=True)
-def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    few_are_many(monkeypatch)
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    return Gate(monkeypatch)
+pytestmark = pytest.mark.usefixtures("few_are_many")
 
 
 @pytest.fixture

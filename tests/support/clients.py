@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import pytest
 from support.worlds import WORLDS, World
 
 from mneme.transports import AsyncSemanticCacheTransport, SemanticCacheTransport
@@ -48,6 +49,7 @@ class Way:
 
 
 WAYS = tuple(Way(library, world) for library in ("httpx2", "httpx") for world in WORLDS)
+ON_LOOPS = pytest.mark.parametrize("way", [way for way in WAYS if way.world.is_async], ids=str)
 
 
 class Client:

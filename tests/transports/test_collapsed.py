@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
-from support.clients import WAYS, Client, Way, asked
+from support.clients import ON_LOOPS, WAYS, Client, Way, asked
 from support.flights import flights_of, followers
 from support.upstream import Upstream
 from support.worlds import Gate, World
@@ -19,15 +19,6 @@ pytestmark = [
     pytest.mark.needs("httpx", "httpx2"),
     pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning"),
 ]
-
-
-@pytest.fixture(params=WAYS, ids=str)
-def way(request: pytest.FixtureRequest) -> Way:
-    way: Way = request.param
-    return way
-
-
-ON_LOOPS = pytest.mark.parametrize("way", [way for way in WAYS if way.world.is_async], ids=str)
 
 
 async def together(way: Way, up: Upstream, count: Any, client: Client, body: Any) -> list[Any]:

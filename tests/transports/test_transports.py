@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from support.clients import WAYS, Way, asked
+from support.clients import ON_LOOPS, WAYS, Way, asked
 from support.flights import flights_of
 from support.upstream import Upstream
 from support.worlds import Gate
@@ -29,15 +29,6 @@ pytestmark = [
     pytest.mark.needs("httpx", "httpx2"),
     pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning"),
 ]
-
-
-@pytest.fixture(params=WAYS, ids=str)
-def way(request: pytest.FixtureRequest) -> Way:
-    way: Way = request.param
-    return way
-
-
-ON_LOOPS = pytest.mark.parametrize("way", [way for way in WAYS if way.world.is_async], ids=str)
 
 
 def test_item_32_a_miss_a_hit_and_a_rewording(way: Way, up: Upstream, cache: Any) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cold import MANY, Gate, few_are_many, filled, is_cold, vectors
+from support.cold import MANY, Gate, filled, is_cold, vectors
 from support.worlds import WORLDS, World, settled
 
 from mneme import AsyncSemanticCache, SQLiteStore
@@ -15,14 +15,7 @@ from mneme.testing import HashEmbedder
 IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
 
 
-@pytest.fixture(autouse=True)
-def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    few_are_many(monkeypatch)
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    return Gate(monkeypatch)
+pytestmark = pytest.mark.usefixtures("few_are_many")
 
 
 @pytest.fixture
