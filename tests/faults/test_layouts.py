@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -126,9 +125,9 @@ def test_a_newer_file_is_refused(path: Path) -> None:
 
 KILLED = """
 import os, signal, sqlite3, sys
-from mneme.stores import _sqlite_file
+from pathlib import Path
 from mneme import SQLiteStore
-left = int(sys.argv[2])
+
 class Dying(sqlite3.Connection):
     def execute(self, statement, *args):
         global left
@@ -136,26 +135,36 @@ class Dying(sqlite3.Connection):
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().execute(statement, *args)
-connect = sqlite3.connect
-sqlite3.connect = lambda *args, **kwargs: connect(*args, factory=Dying, **kwargs)
-store = SQLiteStore(sys.argv[1])
-store.claim("contract:embedder:8:l2", 8)
-store.close()
+
+def dying(*args, **kwargs):
+    return connect(*args, factory=Dying, **kwargs)
+
+raw, connect, step, code = sys.stdin.buffer.read(), sqlite3.connect, 0, -signal.SIGKILL
+while code == -signal.SIGKILL:
+    step += 1
+    path = Path(sys.argv[1], f"{step}.db")
+    path.write_bytes(raw)
+    # A fork has imported all of it: a hundred new processes take a minute.
+    if not (child := os.fork()):
+        left, sqlite3.connect = step, dying
+        store = SQLiteStore(path)
+        store.claim("contract:embedder:8:l2", 8)
+        store.close()
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+sys.exit(code)
 """
 
 
 def test_a_migration_that_is_killed_can_be_had_again(tmp_path: Path) -> None:
     """Before any statement of it: the file opens, with everything in it."""
-    step, code = 0, -signal.SIGKILL
-    while code == -signal.SIGKILL:
-        step += 1
-        path = tmp_path / f"{step}.db"
-        path.write_bytes(gzip.decompress(OLD.read_bytes()))
-        code = subprocess.run(
-            [sys.executable, "-c", KILLED, str(path), str(step)],
-            check=False,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        ).returncode
+    subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        check=True,
+        input=gzip.decompress(OLD.read_bytes()),
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )
+    paths = [path for path in tmp_path.glob("*.db") if path.stem.isdigit()]
+    for path in paths:
         check(path)
-    assert code == 0
-    assert step > 20
+    assert len(paths) > 20
