@@ -35,6 +35,11 @@ hypothesis.settings.register_profile("dev", deadline=None)
 # machines keep exploring.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+if sys.gettrace() is not None:
+    # Under coverage an example takes twice as long, and the first ones reach every line. The
+    # environments without it try them all.
+    hypothesis.settings.register_profile("traced", hypothesis.settings(), max_examples=25)
+    hypothesis.settings.load_profile("traced")
 
 
 def pytest_configure(config: pytest.Config) -> None:

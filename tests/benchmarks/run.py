@@ -105,6 +105,8 @@ def measured(plan: Plan, names: list[str]) -> Iterator[Line]:
 
 
 def measure(chosen: argparse.Namespace, names: list[str]) -> dict[str, Any]:
+    if chosen.work is not None:
+        chosen.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=chosen.work, prefix="mneme-bench-") as folder:
         bench = Bench(Path(folder), interpreters(chosen), is_quick=chosen.quick)
         plan = sized(bench, chosen)
