@@ -14,17 +14,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
 from mneme import _forks
 from mneme.indexes._names import KEY_BYTES
 from mneme.indexes.exact import ExactIndex
 from mneme.records import Candidate, Entry, Identity, Key, Partition, Vector
-from mneme.stores._rows import COLUMNS, death_of, entry_of
+from mneme.stores._rows import death_of
 from mneme.stores._sidefile import SideFile
 from mneme.stores._sqlite_file import SQLiteFile
+from mneme.stores._stored import (
+    BARE,
+    STORED,
+    VECTORS,
+    bare_entry,
+    stored_entry,
+    stored_vector,
+)
 
 __all__ = ["ColdEntries"]
+
+_Read = Callable[[Sequence[Any], int], Entry | None]
 
 PAGE_ROWS = 128
 """Entries that are read at once while others look things up: about a millisecond."""
@@ -38,24 +46,20 @@ CLOSE = 4e-6
 LAST = 2**63 - 1
 """The highest number that SQLite can give a row."""
 
-_BARE = ", ".join(name for name in COLUMNS if name != "vector")
-
 # Joined: given pairs in a condition, SQLite reads the whole table.
 _NAMED = (
-    "WITH asked (partition, key) AS (VALUES {places}) SELECT e.seq, {columns} "
+    "WITH asked (partition, key) AS (VALUES {places}) SELECT {columns} "
     "FROM asked a CROSS JOIN live e ON e.partition = a.partition AND e.key = a.key"
 )
-_BARE_NAMED = ", ".join(f"e.{name}" for name in COLUMNS if name != "vector") + ", NULL"
-_ALL_NAMED = ", ".join(f"e.{name}" for name in COLUMNS)
+_BARE_NAMED = ", ".join(f"e.{name}" for name in BARE).replace("e.length(", "length(e.")
+_ALL_NAMED = ", ".join(f"e.{name}" for name in STORED)
 
 # The vectors of rows up to the stamp are in the side file: only their length is read.
 _PAGE = (
-    f"SELECT seq, {_BARE}, length(vector), CASE WHEN seq > ? THEN vector END FROM live "
+    f"SELECT {', '.join(BARE)}, vector_sum, CASE WHEN seq > ? THEN vector END FROM live "
     f"WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT {PAGE_ROWS}"
 )
-_LATER = (
-    "SELECT seq, partition, key, vector FROM live WHERE seq > ? AND vector IS NOT NULL ORDER BY seq"
-)
+_LATER = f"SELECT {', '.join(VECTORS)} FROM live WHERE seq > ? AND vector IS NOT NULL ORDER BY seq"
 
 _SIZES = "SELECT namespace, count(*) FROM entries GROUP BY namespace"
 _CLEARED = (
@@ -86,7 +90,8 @@ class ColdEntries:
     # -- lookups -------------------------------------------------------------------------------
 
     def fetch(self, identities: Sequence[Identity]) -> Sequence[Entry | None]:
-        found = {entry.identity: entry for _, entry in self._named(identities, _BARE_NAMED)}
+        rows = self._named(identities, _BARE_NAMED)
+        found = {entry.identity: entry for _, entry in self._whole(rows, bare_entry)}
         return [found.get(identity) for identity in identities]
 
     def search(
@@ -125,7 +130,7 @@ class ColdEntries:
         while True:
             pairs = index.search(vector, k=wanted, at_least=max(-1.0, at_least - CLOSE))
             names = [(partition, key) for key, _ in pairs[looked_at:]]
-            for seq, entry in self._named(names, _ALL_NAMED):
+            for seq, entry in self._whole(self._named(names, _ALL_NAMED), stored_entry):
                 death = death_of(entry)
                 is_dead = death is not None and now >= death
                 if entry.vector is None or is_dead or seq not in numbers:
@@ -138,18 +143,23 @@ class ColdEntries:
                 return good
             wanted *= 2
 
-    def _named(self, identities: Sequence[Identity], columns: str) -> Iterator[tuple[int, Entry]]:
+    def _whole(self, rows: Iterator[Any], read: _Read) -> Iterator[tuple[int, Entry]]:
+        """The entries of those `rows` that are as they were written, with their numbers."""
+        for row in rows:
+            entry = read(row, self._dim)
+            if entry is None:
+                self._file.found_bad(row[0])
+            else:
+                yield row[0], entry
+
+    def _named(self, identities: Sequence[Identity], columns: str) -> Iterator[Any]:
         for at in range(0, len(identities), ASKED_AT_ONCE):
             some = identities[at : at + ASKED_AT_ONCE]
             places = ", ".join(["(?, ?)"] * len(some))
-            rows = self._file.rows(
+            yield from self._file.rows(
                 _NAMED.format(places=places, columns=columns),
                 tuple(part for identity in some for part in identity),
             )
-            for seq, *row in rows:
-                entry = entry_of(row, self._dim)
-                if entry is not None:
-                    yield seq, entry
 
     def index(self, partition: Partition) -> ExactIndex | None:
         """The vectors of `partition` up to the stamp."""
@@ -165,10 +175,12 @@ class ColdEntries:
     def _later_of(self, partition: Partition) -> ExactIndex | None:
         """Those that were put after the stamp; which are replaced since, the file knows."""
         with self._lock:
-            for seq, its, key, vector in self._file.rows(_LATER, (self._later_from,)):
-                self._later_from = seq
-                unit = _unit(vector, self._dim)
-                if unit is not None:
+            for row in self._file.rows(_LATER, (self._later_from,)):
+                self._later_from, its, key, *_ = row
+                unit = stored_vector(row, self._dim)
+                if unit is None:
+                    self._file.found_bad(row[0])
+                else:
                     self._later.setdefault(its, ExactIndex(self._dim)).add(key, unit)
             return self._later.get(partition)
 
@@ -210,18 +222,13 @@ class ColdEntries:
         while rows := self._file.rows(_PAGE, (self._side.seq, after, self._until)):
             after = rows[-1][0]
             page = []
-            for _, *row, length, vector in rows:
-                entry = entry_of((*row, vector), self._dim)
-                if entry is None or length not in (None, 4 * self._dim):
-                    self._file.bad_rows += 1
+            for *bare, length, vector_sum, vector in rows:
+                if vector is None:
+                    entry = bare_entry((*bare, length), self._dim)
+                else:
+                    entry = stored_entry((*bare, vector_sum, vector), self._dim)
+                if entry is None:
+                    self._file.found_bad(bare[0])
                 else:
                     page.append((entry, length is not None and vector is None))
             yield page
-
-
-def _unit(data: Any, dim: int) -> Vector | None:
-    """The vector that a row holds; None where it is damaged."""
-    if not isinstance(data, bytes) or len(data) != 4 * dim:
-        return None
-    found = np.frombuffer(data, "<f4").astype(np.float32)
-    return found if abs(float(found @ found) - 1.0) < 1e-3 else None

@@ -14,6 +14,7 @@ from mneme.records import Changes, Entry, Label
 from mneme.stores._address import Address, is_url, open_store, owner_of, owner_of_file
 from mneme.stores._rows import COLUMNS, entry_of
 from mneme.stores._sqlite_schema import SCHEMA_VERSION
+from mneme.stores._stored import STORED, fetched, stored_entry
 from mneme.types import Store
 
 __all__ = ["SQLiteReader", "open_source"]
@@ -27,7 +28,8 @@ _COLUMNS = ", ".join(COLUMNS)
 _SCANS = {
     1: f"SELECT {_COLUMNS}, seq, rowid FROM entries WHERE (seq, rowid) > (?, ?) "
     "ORDER BY seq, rowid LIMIT ?",
-    2: f"SELECT {_COLUMNS}, seq, 0 FROM live WHERE seq > ? AND ? <= 0 ORDER BY seq LIMIT ?",
+    2: f"SELECT {', '.join(STORED)}, seq, 0 FROM live "
+    "WHERE seq > ? AND ? <= 0 ORDER BY seq LIMIT ?",
 }
 
 
@@ -95,10 +97,11 @@ class SQLiteReader:
         after = (-1, -1)
         dim = self._owner[1] if self._owner is not None else 0
         ((layout,),) = self._rows("PRAGMA user_version")
+        read = entry_of if layout == 1 else stored_entry
         while rows := self._rows(_SCANS[layout], (*after, PAGE)):
             after = rows[-1][-2:]
             for row in rows:
-                entry = entry_of(row[:-2], dim)
+                entry = read(row[:-2], dim)
                 if entry is None:
                     self.bad_rows += 1
                 else:
@@ -131,7 +134,7 @@ class SQLiteReader:
     def _rows(self, statement: str, values: Any = ()) -> list[Any]:
         try:
             with self._lock:
-                return self._reader.execute(statement, values).fetchall()
+                return fetched(self._reader, statement, values)
         except sqlite3.Error as exc:
             code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

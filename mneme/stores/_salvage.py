@@ -15,6 +15,7 @@ from mneme.errors import CorruptCacheError, StoreBackendError
 from mneme.records import Changes, Entry, Identity, Key, Label, LabelSource, Partition
 from mneme.stores._pages import SIZES, Pages, Record
 from mneme.stores._rows import COLUMNS, entry_of
+from mneme.stores._stored import STORED, stored_entry
 from mneme.stores.sqlite import SQLiteStore
 
 __all__ = ["Salvaged", "salvage"]
@@ -59,6 +60,8 @@ class _Row(NamedTuple):
     rowid: int
     is_free: bool
     columns: tuple[Any, ...]
+    sums: tuple[Any, ...] | None
+    """The checksums; layout 1 has none."""
 
 
 @dataclass(slots=True)
@@ -158,12 +161,14 @@ def _finds_in(pages: Pages) -> _Finds:
 def _file(record: Record, finds: _Finds) -> None:
     """Put `record` where its shape says that it belongs; the tables differ in theirs."""
     rowid, values, is_free = record
+    if rowid is not None and len(values) == len(STORED) and values[0] is None:
+        *bare, body_sum, vector_sum, vector = values[1:]
+        finds.rows.append(_Row(rowid, rowid, is_free, (*bare, vector), (body_sum, vector_sum)))
+        return
     if rowid is not None and len(values) == len(COLUMNS) + 1:
-        if values[0] is None:
-            finds.rows.append(_Row(rowid, rowid, is_free, values[1:]))
-        elif isinstance(values[-1], int):
+        if isinstance(values[-1], int):
             # As layout 1 had it.
-            finds.rows.append(_Row(values[-1], rowid, is_free, values[:-1]))
+            finds.rows.append(_Row(values[-1], rowid, is_free, values[:-1], None))
         return
     if is_free:
         return
@@ -220,10 +225,9 @@ def _entries(finds: _Finds, dim: int) -> tuple[list[Entry], set[Identity]]:
     """
     dead: set[Identity] = set()
     found: dict[Identity, tuple[bool, int, Entry]] = {}
-    for seq, rowid, is_free, columns in finds.rows:
-        # SQLite keeps a date without a fraction as an integer.
-        row = [_as_real(one) if at in _REAL else one for at, one in enumerate(columns)]
-        entry = entry_of(row, dim)
+    for row in finds.rows:
+        seq, rowid, is_free, *_ = row
+        entry = _entry_in(row, dim)
         if entry is None:
             continue
         if seq < max(finds.removed.get(entry.identity, 0), finds.cleared.get(entry.namespace, 0)):
@@ -236,6 +240,14 @@ def _entries(finds: _Finds, dim: int) -> tuple[list[Entry], set[Identity]]:
         if known is None or (is_named, seq) >= known[:2]:
             found[entry.identity] = is_named, seq, entry
     return [entry for _, _, entry in sorted(found.values(), key=lambda one: one[1])], dead
+
+
+def _entry_in(row: _Row, dim: int) -> Entry | None:
+    # SQLite keeps a date without a fraction as an integer.
+    columns = [_as_real(one) if at in _REAL else one for at, one in enumerate(row.columns)]
+    if row.sums is None:
+        return entry_of(columns, dim)
+    return stored_entry((row.rowid, *columns[:-1], *row.sums, columns[-1]), dim)
 
 
 def _as_real(value: Any) -> Any:

@@ -22,6 +22,7 @@ from mneme.stores._cold import ColdEntries
 from mneme.stores._sidefile import SideFile, SideWriter, Stamp, Unusable
 from mneme.stores._sqlite_file import SQLiteFile
 from mneme.stores._sqlite_writes import seq_of
+from mneme.stores._stored import VECTORS, is_whole
 
 __all__ = ["LEAST", "SideKeeper"]
 
@@ -143,13 +144,16 @@ class SideKeeper:
         shelves: dict[Partition, _Shelf] = {}
         while rows := self._file.rows(_ROWS, (after, seq)):
             after = rows[-1][0]
-            for _, partition, key, vector in rows:
-                if len(vector) == 4 * stamp.dim:
-                    shelf = shelves.get(partition)
-                    if shelf is None:
-                        shelf = _Shelf(writer, stamp.dim, directions.get(partition))
-                        shelves[partition] = shelf
-                    shelf.add(key, vector)
+            for row in rows:
+                if not is_whole(row, stamp.dim):
+                    self._file.found_bad(row[0])
+                    continue
+                _, partition, key, _, vector = row
+                shelf = shelves.get(partition)
+                if shelf is None:
+                    shelf = _Shelf(writer, stamp.dim, directions.get(partition))
+                    shelves[partition] = shelf
+                shelf.add(key, vector)
             if not goes_on():
                 return False
         for partition, shelf in shelves.items():
@@ -169,7 +173,7 @@ class SideKeeper:
 
 
 _ROWS = (
-    "SELECT seq, partition, key, vector FROM live WHERE seq > ? AND seq <= ? "
+    f"SELECT {', '.join(VECTORS)} FROM live WHERE seq > ? AND seq <= ? "
     f"AND vector IS NOT NULL ORDER BY seq LIMIT {PAGE_ROWS}"
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -18,8 +19,11 @@ from mneme.stores._sqlite_mark import Mark
 from mneme.stores._sqlite_schema import bind, check_header, prepare
 from mneme.stores._sqlite_writes import seq_of, skip_to, sweep, write
 from mneme.stores._standing import Standing
+from mneme.stores._stored import fetched
 
 __all__ = ["SQLiteFile"]
+
+log = logging.getLogger("mneme")
 
 SWEPT_AT_ONCE = 128
 """Rows of cleared namespaces removed in one transaction: some two milliseconds."""
@@ -30,7 +34,8 @@ class SQLiteFile(_forks.Forked):
 
     def __init__(self, path: Path, busy_timeout: float) -> None:
         self.path = path
-        self.bad_rows: int = 0
+        self._refusals: int = 0
+        self._bad: set[int] = set()
         self.lock: Any = _forks.rlock(_forks.STORE)
         self.connection: sqlite3.Connection | None = None
         self._busy_timeout = busy_timeout
@@ -228,7 +233,23 @@ class SQLiteFile(_forks.Forked):
     def rows(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
         """All rows that `statement` gives."""
         with self.lock, self.errors():
-            return self.opened.execute(statement, values).fetchall()
+            return fetched(self.opened, statement, values)
+
+    @property
+    def bad_rows(self) -> int:
+        """How many rows were found that cannot be used, and how often SQLite called it damaged."""
+        return self._refusals + len(self._bad)
+
+    def found_bad(self, seq: int) -> None:
+        """Count the row `seq` as one that is not as it was written, however often it is met."""
+        if not self._bad:
+            log.warning(
+                "%s: row %d is damaged and counts as absent, and others may. The file was left "
+                "as it is. Run python -m mneme salvage to have a new one without them.",
+                self.path,
+                seq,
+            )
+        self._bad.add(seq)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -303,7 +324,7 @@ class SQLiteFile(_forks.Forked):
         except sqlite3.DatabaseError as exc:
             code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                self.bad_rows += 1
+                self._refusals += 1
                 raise CorruptCacheError(
                     f"{self.path} is damaged ({exc}). It was left as it is. "
                     "Restore a copy, run python -m mneme salvage, or use another path."

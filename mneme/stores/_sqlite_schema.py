@@ -21,6 +21,7 @@ from mneme.errors import (
     SchemaMigrationError,
 )
 from mneme.stores._rows import COLUMNS
+from mneme.stores._stored import STORED, add_sums
 
 __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "bind", "check_header", "prepare"]
 
@@ -35,7 +36,8 @@ PAGE_BYTES = 16_384
 _ENTRIES = """CREATE TABLE entries (
     seq INTEGER PRIMARY KEY, partition BLOB NOT NULL, key BLOB NOT NULL, namespace TEXT NOT NULL,
     prompt TEXT NOT NULL, kind TEXT NOT NULL, payload NOT NULL, metadata TEXT NOT NULL,
-    tags TEXT NOT NULL, created_at REAL NOT NULL, expires_at REAL, dies_at REAL, vector BLOB,
+    tags TEXT NOT NULL, created_at REAL NOT NULL, expires_at REAL, dies_at REAL,
+    body_sum INTEGER NOT NULL, vector_sum INTEGER NOT NULL, vector BLOB,
     UNIQUE (partition, key))"""
 
 _CHANGED_IN_2 = (
@@ -60,7 +62,15 @@ _SCHEMA = (
     "CREATE TABLE states (name TEXT PRIMARY KEY, data BLOB NOT NULL)",
 )
 
-_COLUMNS = ", ".join(COLUMNS)
+_BARE = ", ".join(COLUMNS[:-1])
+
+# As bytes: text that is no UTF-8 would not reach a function at all.
+_RAW = ", ".join(
+    f"CAST({name} AS BLOB)"
+    if name in ("namespace", "prompt", "kind", "payload", "metadata", "tags")
+    else name
+    for name in COLUMNS[:-1]
+)
 
 _FROM_1 = (
     "DROP INDEX entries_by_seq",
@@ -68,9 +78,11 @@ _FROM_1 = (
     "ALTER TABLE entries RENAME TO entries_of_1",
     "DROP TABLE removals",
     *_CHANGED_IN_2,
-    f"""INSERT INTO entries (seq, {_COLUMNS})
-        SELECT row_number() OVER (ORDER BY seq, rowid), {_COLUMNS}
-        FROM entries_of_1 ORDER BY seq, rowid""",
+    f"""INSERT INTO entries ({", ".join(STORED)})
+        SELECT n, {_BARE}, body_sum(n, {_RAW}, length(vector)),
+            vector_sum(n, partition, key, vector), vector
+        FROM (SELECT row_number() OVER (ORDER BY seq, rowid) AS n, * FROM entries_of_1)
+        ORDER BY n""",
     "DROP TABLE entries_of_1",
     "DELETE FROM meta WHERE name = 'removals_from'",
     "INSERT OR REPLACE INTO meta SELECT 'seq', coalesce(max(seq), 0) FROM entries",
@@ -150,6 +162,7 @@ def _bring_forward(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("ROLLBACK")
     try:
         if _version(connection) == 1:
+            add_sums(connection)
             for statement in _FROM_1:
                 connection.execute(statement)
             _name(connection)

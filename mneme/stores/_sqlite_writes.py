@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mneme.records import Changes
-from mneme.stores._rows import COLUMNS, row_of
+from mneme.stores._stored import STORED, stored_row
 
 __all__ = ["LABEL_COLUMNS", "seq_of", "skip_to", "sweep", "write"]
 
@@ -25,7 +25,7 @@ steps of SQLite a thread has to wait for the interpreter lock, up to 5 ms in a b
 row a step would make a commit take seconds.
 """
 
-_PUT = f"INSERT OR REPLACE INTO entries (seq, {', '.join(COLUMNS)}) VALUES "
+_PUT = f"INSERT OR REPLACE INTO entries ({', '.join(STORED)}) VALUES "
 # Through their numbers: given pairs, SQLite reads the whole table.
 _REMOVE = (
     "WITH gone (partition, key) AS (VALUES {}) DELETE FROM entries WHERE seq IN "
@@ -70,7 +70,7 @@ def write(connection: sqlite3.Connection, changes: Changes, seq: int) -> int:
         _in_batches(connection, _REMOVED + "{}", gone)
         seq += len(gone)
     if changes.puts:
-        rows = [(at, *row_of(entry)) for at, entry in enumerate(changes.puts, seq + 1)]
+        rows = [stored_row(at, entry) for at, entry in enumerate(changes.puts, seq + 1)]
         _in_batches(connection, _PUT + "{}", rows)
         seq += len(rows)
     if seq > before:

@@ -17,19 +17,18 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from mneme import _forks
 from mneme.errors import MnemeError
 from mneme.records import Changes, Entry, Identity, Key, Label, Partition, Vector
 from mneme.stores import _flight_lock
 from mneme.stores._cold import ColdEntries
 from mneme.stores._group import GroupCommit
-from mneme.stores._rows import COLUMNS, check_text, entry_of
+from mneme.stores._rows import check_text
 from mneme.stores._sidekeeping import Directions, SideKeeper
 from mneme.stores._sqlite_file import SQLiteFile
 from mneme.stores._sqlite_schema import SCHEMA_VERSION
 from mneme.stores._sqlite_writes import LABEL_COLUMNS, seq_of
+from mneme.stores._stored import STORED, VECTORS, fetched, stored_entry, stored_vector
 from mneme.types import FlightLock
 
 __all__ = ["SQLiteStore"]
@@ -42,7 +41,8 @@ GROUP_SECONDS = 0.01
 VECTORS_AT_ONCE = 400
 """Old versions of SQLite take no more than 999 values in a statement."""
 
-_COLUMNS = ", ".join(COLUMNS)
+_ENTRIES = f"SELECT {', '.join(STORED)} FROM live"
+_VECTORS = ", ".join(f"e.{name}" for name in VECTORS)
 
 
 class SQLiteStore(_forks.Forked):
@@ -107,10 +107,10 @@ class SQLiteStore(_forks.Forked):
 
     def scan(self) -> Iterator[Entry]:
         self._flush()
-        for row in self._file.rows(f"SELECT {_COLUMNS} FROM live ORDER BY seq"):
-            entry = entry_of(row, self._dim)
+        for row in self._file.rows(f"{_ENTRIES} ORDER BY seq"):
+            entry = stored_entry(row, self._dim)
             if entry is None:
-                self._file.bad_rows += 1
+                self._file.found_bad(row[0])
             else:
                 yield entry
 
@@ -130,13 +130,16 @@ class SQLiteStore(_forks.Forked):
             rows = self._file.rows(
                 # Joined: given pairs in a condition, SQLite reads the whole table.
                 f"WITH asked (partition, key) AS (VALUES {places}) "
-                "SELECT e.partition, e.key, e.vector FROM asked a CROSS JOIN live e "
+                f"SELECT {_VECTORS} FROM asked a CROSS JOIN live e "
                 "ON e.partition = a.partition AND e.key = a.key WHERE e.vector IS NOT NULL",
                 tuple(part for identity in some for part in identity),
             )
-            for partition, key, vector in rows:
-                if len(vector) == 4 * self._dim:
-                    found[partition, key] = np.frombuffer(vector, "<f4").astype(np.float32)
+            for row in rows:
+                vector = stored_vector(row, self._dim)
+                if vector is None:
+                    self._file.found_bad(row[0])
+                else:
+                    found[row[1], row[2]] = vector
         return found
 
     def commit(self, changes: Changes) -> int:
@@ -176,17 +179,17 @@ class SQLiteStore(_forks.Forked):
             cleared = connection.execute(
                 "SELECT namespace FROM clears WHERE seq > ?", (since,)
             ).fetchall()
-            rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM live WHERE seq > ? ORDER BY seq", (since,)
-            ).fetchall()
+            rows = fetched(connection, f"{_ENTRIES} WHERE seq > ? ORDER BY seq", (since,))
             gone = connection.execute(
                 "SELECT r.partition, r.key FROM removals r LEFT JOIN entries e "
                 "ON e.partition = r.partition AND e.key = r.key "
                 "WHERE r.seq > ? AND e.seq IS NULL",
                 (since,),
             ).fetchall()
-        entries = [entry_of(row, self._dim) for row in rows]
-        self._file.bad_rows += entries.count(None)
+        entries = [stored_entry(row, self._dim) for row in rows]
+        for row, entry in zip(rows, entries, strict=True):
+            if entry is None:
+                self._file.found_bad(row[0])
         return Changes(
             tuple(entry for entry in entries if entry is not None),
             tuple((Partition(partition), Key(key)) for partition, key in gone),

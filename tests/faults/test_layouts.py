@@ -79,6 +79,19 @@ def test_an_old_file_is_brought_forward(path: Path) -> None:
     check(path)
 
 
+def test_a_damaged_row_comes_along_as_one(path: Path) -> None:
+    """Text that is no UTF-8, or a blob where text belongs: absent and counted, as it was."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        change = "UPDATE entries SET prompt = {} WHERE prompt = ?"
+        connection.execute(change.format("CAST(x'ff' AS TEXT)"), ("q1",))
+        connection.execute(change.format("x'7132'"), ("q2",))
+    left = ["q0", "q5", "q6", "q7", "q8", "q9", "q3", "rich"]
+    assert prompts_read(path) == left
+    with closing(opened(path)) as store:
+        assert [one.prompt for one in store.scan()] == left
+        assert store.bad_rows == 2
+
+
 def test_a_file_that_is_only_read(path: Path) -> None:
     """It is read in its own layout, without what was cleared, and not brought forward."""
     assert prompts_read(path) == ["q0", "q1", "q2", "q5", "q6", "q7", "q8", "q9", "q3", "rich"]

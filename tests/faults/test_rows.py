@@ -14,7 +14,7 @@ from support.embedders import Spy, cosine, spy_for
 from support.worlds import WORLDS, World, settled, without_blocking
 
 from mneme import SemanticCache, SQLiteStore, Stats, StoreBackendError
-from mneme.records import Changes
+from mneme.records import Changes, Payload
 
 IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
 
@@ -109,7 +109,10 @@ def test_an_answer_that_cannot_be_read(world: World, tmp_path: Path) -> None:
     path = tmp_path / "cache.db"
     with SemanticCache(path, embedder=Spy()) as cache:
         cache.put("q", {"k": 1}, embedding=cosine(1.0))
-    _edit(path, "UPDATE entries SET payload = '{' WHERE prompt = 'q'")
+    with closing(SQLiteStore(path)) as store:
+        store.claim(Spy().fingerprint, 256)
+        [entry] = store.scan()
+        store.commit(Changes((replace(entry, payload=Payload("json", "{")),)))
 
     async def scenario() -> None:
         cache = world.open(path, embedder=spy_for(world))
