@@ -60,7 +60,13 @@ class IndexBackendUnavailableError(MnemeError):
 
 
 class StoreBackendError(MnemeError):
-    """The store behind the cache is down, full, read-only or late."""
+    """
+    The store behind the cache is down, full, read-only or late.
+
+    ``is_away``: a server gave no answer at all. Lookups leave it alone for a while.
+    """
+
+    is_away: bool = False
 
 
 class NamespaceQuotaExceededError(MnemeError):

@@ -34,6 +34,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "_core.core",
             "_core.engine",
+            "_core.questions",
             "_core.growing",
             "_core.housekeeping",
             "_core.keeper",

@@ -113,6 +113,13 @@ class Core(Recalling):
         below = manner.verify_band[0] if manner.verify is not None else 0.0
         return self.rules_for(ask).threshold - below
 
+    def open_to_ask(self) -> None:
+        """As `open`, for who goes on without a store that is away."""
+        self.open()
+
+    def was_late(self) -> None:
+        """Somebody has stopped waiting for the store."""
+
     def near(
         self, partition: Partition, vector: Vector, at_least: float = -1.0
     ) -> tuple[Candidate, ...]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from mneme._core.keeper import CHUNK
 from mneme._core.keys import Ask
 from mneme._core.ledger import Ledger
 from mneme._core.live import Live
+from mneme._core.questions import Questions
 from mneme._core.settings import Settings
 from mneme._core.store_errors import store_errors
 from mneme.errors import StoreBackendError
@@ -40,9 +40,6 @@ MOST_USED = 10_000
 
 RECOUNT_SECONDS = 5.0
 """How long what `stats` says of an engine's sizes may be out of date while lookups are made."""
-
-HUNG_SECONDS = 1.0
-"""A question that waits for longer keeps others from waiting as well."""
 
 
 class EngineCore(Core):
@@ -66,13 +63,12 @@ class EngineCore(Core):
         self._counted_at = float("-inf")
         self._used: dict[Identity, None] = {}
         self._forgotten: list[Selection] = []
-        self._waiting: dict[object, float] = {}
+        self.questions = Questions(self.store.description, self.clock)
         self._drops = 0
         """How often others' changes were heard of: what was fetched before may be out of date."""
         self._failed = 0
         """How often it could not be opened."""
         self._memory = _forks.lock()
-        self.monotonic = time.monotonic
 
     def open(self) -> None:
         """As `Keeper.open`; who waited while another tried in vain does not try again."""
@@ -91,10 +87,13 @@ class EngineCore(Core):
                 self._failed += 1
                 raise
 
+    def open_to_ask(self) -> None:
+        with self.questions.one():
+            self.open()
+
     def in_child(self) -> None:
         super().in_child()
-        # Who waits does so in the parent.
-        self._waiting.clear()
+        self.questions.in_child()
 
     # -- lookups (these touch the store) -------------------------------------------------------
 
@@ -105,7 +104,7 @@ class EngineCore(Core):
     def catch_up(self) -> None:
         """Forget what others have changed of what is kept near."""
         looked_at = self.clock()
-        with self._asking(), store_errors(self.store):
+        with self.questions.one(), store_errors(self.store):
             if self.store.mark() != self._mark:
                 self._drop(self.store.changes_since(self._mark))
         self._looked_at = looked_at
@@ -137,7 +136,7 @@ class EngineCore(Core):
         drops = self._drops
         alias = self.aliases.get(ask.identity)
         wanted = [ask.identity] if alias is None else [ask.identity, alias.entry]
-        with self._asking(), store_errors(self.store):
+        with self.questions.one(), store_errors(self.store):
             if self._forgotten:
                 self._remove_forgotten()
             found = self.engine.fetch(wanted)
@@ -162,7 +161,7 @@ class EngineCore(Core):
     def near(
         self, partition: Partition, vector: Vector, at_least: float = -1.0
     ) -> tuple[Candidate, ...]:
-        with self._asking(), store_errors(self.store):
+        with self.questions.one(), store_errors(self.store):
             found = self.engine.search(
                 partition, vector, k=NEIGHBOURS, at_least=at_least, now=self.clock()
             )
@@ -196,23 +195,8 @@ class EngineCore(Core):
         if len(self._used) < MOST_USED:
             self._used[identity] = None
 
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """A question to the engine; refused while an earlier one hangs."""
-        now, mine = self.monotonic(), object()
-        with self._memory:
-            first = min(self._waiting.values(), default=now)
-            if now - first > HUNG_SECONDS:
-                raise StoreBackendError(
-                    f"{self.store.description} has not answered for {now - first:.1f} s. "
-                    "It was not asked again. Check the server."
-                )
-            self._waiting[mine] = now
-        try:
-            yield
-        finally:
-            with self._memory:
-                del self._waiting[mine]
+    def was_late(self) -> None:
+        self.questions.was_late()
 
     def _keep_near(self, entries: Sequence[Entry], drops: int) -> None:
         """Keep what was fetched, unless others' changes were heard of since `drops`."""
@@ -250,7 +234,9 @@ class EngineCore(Core):
         self.open()
         with store_errors(self.store):
             self.check_open()
-            return self._write(puts, removed)
+            count = self._write(puts, removed)
+            self.questions.answered()
+            return count
 
     def _write(
         self,

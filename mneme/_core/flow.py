@@ -82,7 +82,7 @@ class Port(Protocol):
     @property
     def core(self) -> Core: ...
 
-    async def ready(self) -> None: ...
+    async def ready(self, *, asking: bool = False) -> None: ...
 
     async def catch_up(self) -> None: ...
 
@@ -310,7 +310,7 @@ async def _settled(port: Port, ask: Ask) -> Hit | Miss | None:
         return Miss(mode, ask.namespace, ask=ask)
     try:
         if not core.is_open:
-            await port.ready()
+            await port.ready(asking=True)
     except STORE_WEATHER as exc:
         return _without_store(core, ask, exc)
     try:

@@ -8,17 +8,19 @@ __all__ = ["unavailable"]
 
 
 def unavailable(
-    name: str, exc: Exception, password: str | None, *, also: str = ""
+    name: str, exc: Exception, password: str | None, *, is_away: bool, also: str = ""
 ) -> StoreBackendError:
     """
-    What to raise for `exc` of the server `name`, without its `password`; `also` names what
-    else there is to check.
+    What to raise for `exc` of the server `name`, without its `password`; `is_away` where that
+    gave no answer, and `also` names what else there is to check.
     """
     text = " ".join(str(exc).split())
     if password:
         text = text.replace(password, "***")
-    return StoreBackendError(
+    error = StoreBackendError(
         f"{name} cannot be used: {text}. Nothing is known to have been changed. "
         "Check that the server runs, that it can be reached from here, the user's "
         f"password and rights,{also} and timeout=."
     )
+    error.is_away = is_away
+    return error

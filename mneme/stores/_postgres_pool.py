@@ -29,6 +29,12 @@ UNDECIDED = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetecte
 
 TRIES = 3
 
+NO_WORD = ("08", "57P")
+"""
+Classes of errors that come of no server that does its work: lost connections, and being shut
+down (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+"""
+
 
 class Connection(psycopg.Connection[Any]):
     """
@@ -220,7 +226,9 @@ class Pool(_forks.Forked):
         try:
             yield
         except (psycopg.Error, OSError) as exc:
-            raise unavailable(self._name, exc, self._password) from exc
+            state = getattr(exc, "sqlstate", None) or NO_WORD[0]
+            is_away = state.startswith(NO_WORD)
+            raise unavailable(self._name, exc, self._password, is_away=is_away) from exc
 
 
 def _close_all(connections: list[Connection]) -> None:

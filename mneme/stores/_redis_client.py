@@ -19,6 +19,9 @@ __all__ = ["Client", "address_of"]
 
 T = TypeVar("T")
 
+NO_WORD = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError, OSError)
+"""What the driver raises where no server does its work."""
+
 
 def address_of(url: str) -> tuple[str, str]:
     """
@@ -173,4 +176,7 @@ class Client:
         try:
             yield
         except (redis.RedisError, OSError) as exc:
-            raise unavailable(self._name, exc, self._password, also=" its memory,") from exc
+            is_away = isinstance(exc, NO_WORD)
+            raise unavailable(
+                self._name, exc, self._password, is_away=is_away, also=" its memory,"
+            ) from exc

@@ -21,10 +21,11 @@ from support.scenes import Opens, Scene
 from support.worlds import PATIENCE, WORLDS, World, pause, settled, without_blocking
 
 from mneme import EmbedderMismatchError, SemanticCache, StoreBackendError, semantic_cache
+from mneme._core.breaker import LONGEST
 from mneme._core.core import core_of
 from mneme.stores.postgres import PostgresStore
 from mneme.stores.redis import RedisStore
-from mneme.testing import HashEmbedder
+from mneme.testing import HashEmbedder, ManualClock
 
 IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
 
@@ -122,6 +123,8 @@ def test_a_server_is_killed_and_started_again(world: World, kind: Kind, tmp_path
                     at += 1
                     prompt = f"question {at % 7}"
                     assert await settled(function(prompt)) == f"answer to {prompt}"
+                    # While it does not answer it is left alone for a while of this clock.
+                    s.clock.advance(0.1)
                     await pause()
 
             async def fault() -> None:
@@ -163,12 +166,12 @@ def test_a_server_that_hangs(world: World, kind: Kind, tmp_path: Any) -> None:
                 assert (await cache.lookup("q")).reason == "store_failed"
                 assert time.monotonic() - start < PATIENCE / 4
                 assert len(asked) == 1
-                core.monotonic = lambda: time.monotonic() + 10.0
+                core.questions.monotonic = lambda: time.monotonic() + 10.0
                 for _ in range(50):
                     assert (await cache.lookup("q")).reason == "store_failed"
                 assert len(asked) == 1
                 assert threading.active_count() < threads + 10
-            await until_so(lambda: not core._waiting)
+            await until_so(lambda: not core.questions.waiting)
             assert (await cache.get("q")).response == "r"
             assert failures(cache.cache) == 51
             assert await cache.put("afterwards", "r")
@@ -176,6 +179,47 @@ def test_a_server_that_hangs(world: World, kind: Kind, tmp_path: Any) -> None:
     opens = kind.opens(timeout=PATIENCE)
     world.run(scenario, Scene(world, "engine", tmp_path, opens))
     assert not [one for one in threading.enumerate() if one.name == "mneme-deadline"]
+
+
+@IN_EACH_WORLD
+def test_a_single_caller_waits_for_a_hung_server_once(
+    world: World, kind: Kind, tmp_path: Any
+) -> None:
+    """Who asks again and again waits once in a pause, and not each time; then all is well."""
+
+    async def scenario(s: Scene) -> None:
+        async with s.cache() as cache:
+            asked = count(core_of(cache.cache).store, "fetch")
+            await cache.put("q", "r")
+            with kind.server.hanging():
+                for tries in (1, 2):
+                    for _ in range(20):
+                        assert (await cache.lookup("q")).reason == "store_failed"
+                    assert len(asked) == tries
+                    s.clock.advance(0.5)
+            s.clock.advance(LONGEST)
+            assert (await cache.get("q")).response == "r"
+            assert failures(cache.cache) == 40
+
+    world.run(scenario, Scene(world, "engine", tmp_path, kind.opens(timeout=0.2)))
+
+
+def test_an_error_that_the_server_tells_of_is_an_answer(kind: Kind, tmp_path: Any) -> None:
+    """It did not fail to answer; a server that is down, or that stops in the midst, did."""
+    store = kind.at(kind.server.url, tmp_path)
+
+    def nonsense() -> Any:
+        if kind.name == "postgres":
+            return store._pool.run(lambda connection: connection.execute("SELECT 1 / 0"))
+        return store._client.run(lambda client: client.execute_command("NONSENSE"))
+
+    with pytest.raises(StoreBackendError, match=r"division|unknown command") as told:
+        nonsense()
+    assert not told.value.is_away
+    with away(kind.server), pytest.raises(StoreBackendError) as refused:
+        nonsense()
+    assert refused.value.is_away
+    store.close()
 
 
 def count(store: Any, name: str) -> list[None]:
@@ -214,6 +258,7 @@ def test_a_server_that_is_down_at_first(world: World, kind: Kind, tmp_path: Any)
                 assert failures(cache.cache) == calls.count("q") + 1 == 3
                 assert not (await cache.health()).healthy
                 await without_blocking(come_back)
+                s.clock.advance(LONGEST)
                 assert [await s.call(function, "q") for _ in range(2)] == ["r", "r"]
                 assert (calls.count("q"), hits(cache.cache)) == (3, 1)
                 assert failures(cache.cache) == 3
@@ -249,9 +294,10 @@ async def test_an_application_behind_the_middleware(
     kind: Kind, tmp_path: Any, anyio_backend: str
 ) -> None:
     """Requests are answered by the application while the server is away, and from it again."""
-    store = kind.opens()(own_name(tmp_path))
+    store, clock = kind.opens()(own_name(tmp_path)), ManualClock()
+    settings = {"similarity_threshold": 0.8, "clock": clock}
     cache = await without_blocking(
-        partial(SemanticCache, store=store, embedder=HashEmbedder(), similarity_threshold=0.8)
+        partial(SemanticCache, store=store, embedder=HashEmbedder(), **settings)
     )
     app = Counting()
     client = mounted(app, cache)
@@ -263,6 +309,7 @@ async def test_an_application_behind_the_middleware(
         assert len(app.asked) == 3
         assert cache.stats().failed_open == 2
         await without_blocking(come_back)
+    clock.advance(LONGEST)
     # Redis has lost it, PostgreSQL has not.
     layers = [(await client.post("/ask", ASKED)).layer for _ in range(2)]
     assert layers[1] == "exact"
@@ -282,9 +329,9 @@ def test_a_fork_shares_no_connection(kind: Kind, tmp_path: Any) -> None:
             cache.close()
             return hit is not None and hit.response, its_session, failures(cache)
 
-        core_of(cache)._waiting["somebody in the parent"] = 0.0  # type: ignore[attr-defined]
+        core_of(cache).questions.waiting["somebody in the parent"] = 0.0  # type: ignore[attr-defined]
         response, its_session, failed = forked(child)
-        core_of(cache)._waiting.clear()  # type: ignore[attr-defined]
+        core_of(cache).questions.waiting.clear()  # type: ignore[attr-defined]
         assert (response, failed) == ("r", 0)
         assert its_session != session == kind.session(store)
         assert cache.get("q") is not None

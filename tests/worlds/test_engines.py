@@ -158,13 +158,82 @@ async def test_an_engine_that_is_down_is_a_miss(s: Scene) -> None:
         assert (await cache.stats()).failed_open == 2
 
 
+@everywhere("engine")
+async def test_a_server_that_does_not_answer_is_left_alone(s: Scene) -> None:
+    """After a failure misses come at once, and one trial after each pause; then all is well."""
+    refused = StoreBackendError("connection refused")
+    refused.is_away = True
+    async with s.cache() as cache:
+        await cache.put("q", "r")
+        asked = s.store.asked
+        for error in (refused, ConnectionRefusedError("by a store of somebody's own")):
+            s.store.fails = error
+            before, failed = asked["fetch"], (await cache.stats()).failed_open
+            for pause in (0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0):
+                for _ in range(3):
+                    assert (await cache.lookup("q")).reason == "store_failed"
+                before += 1
+                assert asked["fetch"] == before
+                s.clock.advance(pause - 0.125)
+                miss = await cache.lookup("q")
+                assert (miss.reason, asked["fetch"]) == ("store_failed", before)
+                s.clock.advance(0.125)
+            assert (await cache.stats()).failed_open == failed + 7 * 4
+            s.store.fails = None
+            assert [(await cache.get("q")).response for _ in range(2)] == ["r", "r"]
+        # What is put is tried in any case, and shows that it answers.
+        s.store.fails = refused
+        assert (await cache.lookup("q")).reason == "store_failed"
+        with pytest.raises(StoreBackendError, match="connection refused"):
+            await cache.put("q", "other")
+        s.store.fails = None
+        assert (await cache.lookup("q")).reason == "store_failed"
+        await cache.put("q", "other")
+        assert (await cache.get("q")).response == "other"
+
+
+@everywhere("engine")
+async def test_a_server_that_says_no_is_asked_again_at_once(s: Scene) -> None:
+    """One question that it cannot answer says nothing of the next."""
+    async with s.cache() as cache:
+        await cache.put("q", "r")
+        s.store.fails = StoreBackendError("statement timeout")
+        before = s.store.asked["fetch"]
+        for _ in range(3):
+            assert (await cache.lookup("q")).reason == "store_failed"
+        assert s.store.asked["fetch"] == before + 3
+        s.store.fails = None
+
+
+@everywhere("engine")
+async def test_a_server_that_is_away_at_first_is_left_alone(s: Scene) -> None:
+    """With `open_later` one call after each pause tries to open it, and a put always."""
+    async with s.cache(open_later=True) as cache:
+        refused = StoreBackendError("connection refused")
+        refused.is_away = True
+        s.store.fails = refused
+        claims = s.store.asked
+        for _ in range(3):
+            assert (await cache.lookup("q")).reason == "store_failed"
+        tried = sum(claims.values())
+        assert (await cache.lookup("q")).reason == "store_failed"
+        assert sum(claims.values()) == tried
+        s.clock.advance(0.5)
+        assert (await cache.lookup("q")).reason == "store_failed"
+        assert sum(claims.values()) > tried
+        s.store.fails = None
+        assert (await cache.lookup("q")).reason == "store_failed"
+        await cache.put("q", "r")
+        assert (await cache.get("q")).response == "r"
+
+
 def test_one_hung_question_holds_up_no_others() -> None:
     """While one lookup waits for the engine, others are misses at once; then all is well."""
     engine = MemoryEngine()
     with SemanticCache(store=engine, embedder=HashEmbedder(), clock=ManualClock()) as cache:
         cache.put("q", "r")
         now = [100.0]
-        cache._core.monotonic = lambda: now[0]  # type: ignore[attr-defined]
+        cache._core.questions.monotonic = lambda: now[0]  # type: ignore[attr-defined]
         engine.waits = threading.Event()
         found: list[Any] = []
         hung = threading.Thread(target=lambda: found.append(cache.lookup("q")))

@@ -48,12 +48,12 @@ class BlockingPort:
         """
         return not on_a_loop()
 
-    async def ready(self) -> None:
+    async def ready(self, *, asking: bool = False) -> None:
         if self.core.is_open or self.core.engine is None:
             self.core.open()
         else:
             # A file takes the time it takes to be read; a server just answers, or does not.
-            self._store(self.core.open)
+            self._store(self.core.open_to_ask if asking else self.core.open)
 
     async def catch_up(self) -> None:
         self._store(self.core.catch_up)

@@ -42,6 +42,7 @@ class embedder_errors:
 
 
 def late_store(core: Core) -> StoreBackendError:
+    core.was_late()
     return StoreBackendError(
         f"{core.store.description} took longer than store_timeout "
         f"({core.settings.store_timeout} s). What it was doing may still happen. "

@@ -34,12 +34,12 @@ class LoopPort:
         self.core = core
         self._embeds_async = embeds_async(core.embedder)
 
-    async def ready(self) -> None:
+    async def ready(self, *, asking: bool = False) -> None:
         if self.core.is_open:
             return
         if self.core.engine is not None:
             # A file takes the time it takes to be read; a server just answers, or does not.
-            await self._store(self.core.open)
+            await self._store(self.core.open_to_ask if asking else self.core.open)
         elif self.core.store.blocking:
             await in_worker_thread(self._open)
         else:
