@@ -18,7 +18,13 @@ __all__ = ["Chores"]
 log = logging.getLogger("mneme")
 
 CHECKPOINT_EVERY = 1_000
-"""Entries; some megabytes of SQLite's log."""
+"""Entries, of large commits fewer; some tens of megabytes of SQLite's log."""
+
+SCATTERED = 128
+"""
+Of the entries of one commit so many are counted in full, each with a page of the index of its
+own; of more of them most share a page with another, and an eighth is counted.
+"""
 
 LONG_LOG = 4_096
 """Pages of the log from which its end is copied while nobody may write, so that it restarts."""
@@ -64,7 +70,8 @@ class Chores:
 
     def written(self, changes: Changes) -> None:
         """Hear of a commit. The caller holds the lock of the file."""
-        self._written += 1 + len(changes.puts) + len(changes.removed)
+        count = len(changes.puts) + len(changes.removed)
+        self._written += 1 + min(count, SCATTERED) + count // 8
         if changes.cleared or self._written >= CHECKPOINT_EVERY:
             self.begin()
 

@@ -21,21 +21,24 @@ log = logging.getLogger("mneme")
 LOG_EVERY = 60.0
 """Seconds between two log lines about writes that failed."""
 
-MAX_WAITING = 1_024
+MAX_WAITING = 8_192
 """Entries; a store that falls further behind makes its callers wait, as without grouping."""
 
-WRITTEN_AT_ONCE = 512
+WRITTEN_AT_ONCE = 4_096
 """
-Entries in one write, more only where one commit has more: some five milliseconds. A put
-writes a page of each index of a file, so that a write of fewer writes much more an entry.
+Entries in one write, more only where one commit has more. Each write waits a dozen times for
+the interpreter lock, up to 5 ms each time while a caller is busy, and writes most pages of the
+index of a file: one of fewer entries would cost much more an entry.
 """
-
 
 HELPED_AT_ONCE = 128
 """Entries that a caller writes for the thread that should have: some two milliseconds."""
 
 SOON = WRITTEN_AT_ONCE // 2
 """Entries that are not kept waiting for the delay to pass: more are on their way."""
+
+ANSWER_BITS = 12
+"""An entry counts once more for every 4 KB of its answer: what waits is held in memory."""
 
 
 class GroupCommit:
@@ -91,6 +94,11 @@ class GroupCommit:
             self._relieve()
         elif is_late and not self._writing.locked():
             self._try(self._help)
+
+    def oldest_age(self) -> float:
+        """For how long what came first has been waiting, in seconds."""
+        with self._lock:
+            return self._clock() - self._waiting[0][0] if self._waiting else 0.0
 
     def try_flush(self) -> None:
         """Write what waits; a failure is logged, and what waits goes on waiting."""
@@ -197,7 +205,16 @@ class GroupCommit:
 
 
 def _size(changes: Changes) -> int:
-    return max(1, len(changes.puts) + len(changes.removed))
+    size = len(changes.puts) + len(changes.removed)
+    for entry in changes.puts:
+        size += len(entry.payload.data) >> ANSWER_BITS
+    return size or 1
+
+
+def _left(group: weakref.ref[GroupCommit], delay: float) -> float:
+    """Seconds until what came first has waited for `delay`."""
+    alive = group()
+    return delay if alive is None else max(0.0, delay - alive.oldest_age())
 
 
 def _keep_writing(
@@ -210,7 +227,7 @@ def _keep_writing(
     # It holds no reference while it waits: a store that nobody uses may be collected.
     while True:
         filled.wait()
-        hurry.wait(delay)
+        hurry.wait(_left(group, delay))
         hurry.clear()
         if closed.is_set():
             return

@@ -28,6 +28,13 @@ log = logging.getLogger("mneme")
 SWEPT_AT_ONCE = 128
 """Rows of cleared namespaces removed in one transaction: some two milliseconds."""
 
+KEPT_PAGES = 4_000
+"""
+Pages, 64 MB, that one transaction may change before some are written ahead of its end. With
+the two megabytes of SQLite's cache, random keys would write most pages of an index many times.
+No multiple of 256: SQLite would take that for no limit.
+"""
+
 
 class SQLiteFile(_forks.Forked):
     """What all threads of a process share of a file. It knows no entries."""
@@ -43,6 +50,8 @@ class SQLiteFile(_forks.Forked):
         self._owner: tuple[str, int] | None = None
         self._standing: Standing | None = None
         self._is_closed = False
+        self._may_sweep = True
+        """Whether rows of cleared namespaces may be left, those of killed processes included."""
         self.chores: Chores = Chores(self)
         _forks.watch(self)
 
@@ -88,11 +97,13 @@ class SQLiteFile(_forks.Forked):
                 prepare(connection, self.path)
                 # A checkpoint takes as long as the disk does: not in somebody's commit.
                 connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+                connection.execute(f"PRAGMA cache_spill = {KEPT_PAGES}").fetchall()
                 self._open_mark(connection)
             except BaseException:
                 connection.close()
                 raise
         self.connection = connection
+        self._may_sweep = True
         self._standing = self._stands_now()
 
     def _open_mark(self, connection: sqlite3.Connection) -> None:
@@ -292,13 +303,20 @@ class SQLiteFile(_forks.Forked):
             if seq == before:
                 return changes.mark
             marks.end(seq)
+            self._may_sweep = self._may_sweep or bool(changes.cleared)
             self.chores.written(changes)
             return marks.tell(changes.mark, before, seq) if tells else changes.mark
 
-    def sweep(self) -> bool:
-        """Remove some rows of cleared namespaces; whether there may be more of them."""
-        with self.lock, self.transaction() as connection:
-            return sweep(connection, SWEPT_AT_ONCE)
+    def sweep(self, *, anyway: bool = False) -> bool:
+        """
+        Remove some rows of cleared namespaces; whether there may be more of them. Those that
+        another process has cleared since this one opened the file are its own, or `anyway` ours.
+        """
+        with self.lock:
+            if self._may_sweep or anyway:
+                with self.transaction() as connection:
+                    self._may_sweep = sweep(connection, SWEPT_AT_ONCE)
+            return self._may_sweep
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from mneme.records import Changes
@@ -65,14 +66,15 @@ def write(connection: sqlite3.Connection, changes: Changes, seq: int) -> int:
         connection.executemany("INSERT OR REPLACE INTO clears VALUES (?, ?, 0)", clears)
         seq += len(clears)
     if changes.removed:
-        _in_batches(connection, _REMOVE, changes.removed)
-        gone = [(at, *identity) for at, identity in enumerate(changes.removed, seq + 1)]
-        _in_batches(connection, _REMOVED + "{}", gone)
-        seq += len(gone)
+        count = len(changes.removed)
+        _in_batches(connection, _REMOVE, count, 2, iter(changes.removed))
+        gone = ((at, *identity) for at, identity in enumerate(changes.removed, seq + 1))
+        _in_batches(connection, _REMOVED + "{}", count, 3, gone)
+        seq += count
     if changes.puts:
-        rows = [stored_row(at, entry) for at, entry in enumerate(changes.puts, seq + 1)]
-        _in_batches(connection, _PUT + "{}", rows)
-        seq += len(rows)
+        rows = (stored_row(at, entry) for at, entry in enumerate(changes.puts, seq + 1))
+        _in_batches(connection, _PUT + "{}", len(changes.puts), len(STORED), rows)
+        seq += len(changes.puts)
     if seq > before:
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('seq', ?)", (str(seq),))
         if seq // 1_000 > before // 1_000:
@@ -98,22 +100,26 @@ def sweep(connection: sqlite3.Connection, limit: int) -> bool:
 
 
 def _in_batches(
-    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]
+    connection: sqlite3.Connection,
+    statement: str,
+    count: int,
+    width: int,
+    rows: Iterator[tuple[Any, ...]],
 ) -> None:
-    at, one = 0, f"({', '.join('?' * len(rows[0]))})"
-    most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(rows[0])
+    """
+    `statement` with each of `rows`, which are `count` of `width` values. They are made a batch
+    at a time: others get the interpreter lock in between.
+    """
+    one = f"({', '.join('?' * width)})"
+    most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // width
     for size in _BATCHES:
         if size > most:
             continue
         # The same few texts each time, which the driver keeps prepared.
         text = statement.format(", ".join([one] * size))
-        while len(rows) - at >= size:
-            connection.execute(text, _flat(rows[at : at + size]))
-            at += size
-
-
-def _flat(rows: Iterable[tuple[Any, ...]]) -> list[Any]:
-    return [value for row in rows for value in row]
+        while count >= size:
+            connection.execute(text, [value for row in islice(rows, size) for value in row])
+            count -= size
 
 
 def _forget_old(connection: sqlite3.Connection, horizon: int) -> None:

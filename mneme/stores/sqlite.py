@@ -233,7 +233,7 @@ class SQLiteStore(_forks.Forked):
     def compact(self) -> None:
         """Give the space of removed entries back to the disk. Others wait while it runs."""
         self._flush()
-        while self._file.sweep():
+        while self._file.sweep(anyway=True):
             continue
         with self._file.lock:
             self._file.rows("VACUUM")

@@ -10,7 +10,7 @@ import pytest
 
 from mneme.errors import StoreBackendError
 from mneme.records import Changes
-from mneme.stores._group import GroupCommit
+from mneme.stores._group import GroupCommit, _left
 from mneme.testing import ManualClock, entry
 
 
@@ -191,4 +191,31 @@ def test_a_caller_that_helps_writes_only_a_little(monkeypatch: pytest.MonkeyPatc
     now[0] = 121.0
     group.add(Changes(puts=(entry("e"),)))
     assert [one.prompt for changes in writer.written for one in changes.puts] == ["a", "b"]
+    group.close()
+
+
+def test_long_answers_count_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is held in memory: its size is limited, not only its number."""
+    monkeypatch.setattr("mneme.stores._group.MAX_WAITING", 10)
+    writer = Writer()
+    group = GroupCommit(writer, delay=60)
+    for name in "abcdefghij":
+        group.add(Changes(puts=(entry(name),)))
+    assert not writer.written
+    group.flush()
+    group.add(Changes(puts=(entry("a", "x" * 11 * 4_096),)))
+    assert [len(changes.puts) for changes in writer.written] == [10, 1]
+    group.close()
+
+
+def test_what_came_while_others_were_written_waits_no_whole_delay() -> None:
+    """The delay is counted from when it came, not from when the last write was done."""
+    now = [0.0]
+    group = GroupCommit(Writer(), delay=60, clock=lambda: now[0])
+    assert _left(weakref.ref(group), 60) == 60
+    group.add(Changes(puts=(entry("a"),)))
+    now[0] = 45.0
+    assert _left(weakref.ref(group), 60) == 15
+    now[0] = 75.0
+    assert _left(weakref.ref(group), 60) == 0
     group.close()

@@ -60,3 +60,30 @@ def test_many_rows_are_written_whatever_sqlite_takes_at_once(tmp_path: Path, mos
         write(connection, Changes(removed=tuple(one.identity for one in some)), seq)
         assert connection.execute("SELECT count(*) FROM entries").fetchone() == (0,)
         assert connection.execute("SELECT count(*) FROM removals").fetchone() == (1_100,)
+
+
+def test_compacting_removes_what_another_process_left_behind(tmp_path: Path) -> None:
+    """Rows of a namespace that somebody cleared who was killed before he removed them."""
+    path, some = tmp_path / "cache.db", tuple(entry(f"{n}") for n in range(300))
+    store = SQLiteStore(path, durability="commit")
+    store.claim("contract:embedder:8:l2", 8)
+    store.commit(Changes(puts=some))
+    with closing(sqlite3.connect(path)) as other:
+        while store._file.sweep():
+            continue
+        write(other, Changes(cleared=("default",)), seq_of(other))
+        other.commit()
+        assert not store._file.sweep()
+        assert other.execute("SELECT count(*) FROM entries").fetchone() == (300,)
+    store.compact()
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count(*) FROM entries").fetchone() == (0,)
+    store.close()
+
+
+def test_a_large_commit_keeps_its_pages_until_its_end(tmp_path: Path) -> None:
+    """Else each page of an index of random keys is written many times; within bounds."""
+    store = SQLiteStore(tmp_path / "cache.db")
+    store.claim("contract:embedder:8:l2", 8)
+    assert store._file.rows("PRAGMA cache_spill") == [(4_000,)]
+    store.close()
