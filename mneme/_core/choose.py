@@ -192,21 +192,29 @@ def as_hit(
             raise Unusable("low_confidence", _text_of(exc)) from exc
         if math.isnan(confidence) or confidence < rules.threshold:
             raise Unusable("low_confidence", f"confidence {confidence:.4f}")
-    # A frozen dataclass, filled at the price of a plain one.
-    hit: Any = _Unfrozen(
-        response, similarity, confidence, age, layer, entry.namespace, metadata, entry.prompt, left
-    )
+    hit: Any = _Unfrozen()
+    hit.response = response
+    hit.similarity = similarity
+    hit.confidence = confidence
+    hit.age_seconds = age
+    hit.layer = layer
+    hit.namespace = entry.namespace
+    hit.metadata = metadata
+    hit.prompt = entry.prompt
+    hit.ttl_seconds = left
     hit.__class__ = Hit
     return cast(Hit, hit)
 
 
 def plain_hit(entry: Entry, now: float) -> Hit:
     """The text of `entry` as an exact hit where no rule has a say: `as_hit` in little time."""
-    expires_at = entry.expires_at
-    hit: Any = _Unfrozen.__new__(_Unfrozen)
+    expires_at, age = entry.expires_at, now - entry.created_at
+    if age < 0.0:
+        age = 0.0
+    hit: Any = _Unfrozen()
     hit.response = entry.payload.data
     hit.similarity = hit.confidence = 1.0
-    hit.age_seconds = max(0.0, now - entry.created_at)
+    hit.age_seconds = age
     hit.layer = "exact"
     hit.namespace = entry.namespace
     hit.metadata = {} if entry.metadata == "{}" else json.loads(entry.metadata)
@@ -217,31 +225,9 @@ def plain_hit(entry: Entry, now: float) -> Hit:
 
 
 class _Unfrozen:
-    """A `Hit` while it is filled: that takes 0.2 µs, and the frozen class 0.8, of a hit's 3."""
+    """A `Hit` while it is filled: that takes 0.1 µs, and the frozen class 0.7."""
 
     __slots__ = Hit.__slots__
-
-    def __init__(
-        self,
-        response: Any,
-        similarity: float,
-        confidence: float,
-        age_seconds: float,
-        layer: Layer,
-        namespace: str,
-        metadata: dict[str, Any],
-        prompt: str,
-        ttl_seconds: float | None,
-    ) -> None:
-        self.response = response
-        self.similarity = similarity
-        self.confidence = confidence
-        self.age_seconds = age_seconds
-        self.layer = layer
-        self.namespace = namespace
-        self.metadata = metadata
-        self.prompt = prompt
-        self.ttl_seconds = ttl_seconds
 
 
 def _decoded(codec: Codec, entry: Entry) -> Any:

@@ -86,10 +86,7 @@ class Recalling(Housekeeping):
         """
         if namespace is None:
             namespace = context.current_namespace.get() or self.usual_namespace
-        if type(namespace) is not str:
-            return None
-        partition = self._partitions.get(namespace)
-        if partition is None:
+        if type(namespace) is not str or (partition := self._partitions.get(namespace)) is None:
             return None
         entry = self.plain_entry(namespace, partition, prompt)
         return None if entry is None else plain_hit(entry, self.clock())

@@ -56,6 +56,11 @@ class TallyMachine(RuleBasedStateMachine):
         self.total[namespace, f"hits_{layer}"] += 1
 
     @rule(namespace=NAMESPACES)
+    def tick(self, namespace: str) -> None:
+        self.tally.tick(namespace)
+        self.total[namespace, "hits_exact"] += 1
+
+    @rule(namespace=NAMESPACES)
     def miss(self, namespace: str) -> None:
         self.tally.miss(Miss("absent", namespace))
         self.total[namespace, "misses"] += 1
@@ -157,14 +162,26 @@ class TestOutcomes:
             for _ in range(500):
                 tally.hit(hit(), counts)
                 tally.miss(Miss("absent", "default"), counts)
+                tally.tick("default", counts)
+                tally.total("hits_exact")
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert (counts.hits, counts.misses) == (2_000, 2_000)
-        assert tally.total("hits_exact") == tally.total("misses", "default") == 2_000
+        assert (counts.hits, counts.misses) == (4_000, 2_000)
+        assert tally.total("hits_exact") == 4_000
+        assert tally.total("misses", "default") == 2_000
+
+    def test_a_child_saves_nothing_of_its_parent(self) -> None:
+        """What was counted before a fork is in the totals of the child, and not saved twice."""
+        tally = Tally(None)
+        tally.hit(hit("semantic"))
+        tally.tick("default")
+        tally.in_child()
+        assert tally.take_unsaved() == {}
+        assert (tally.total("hits_semantic"), tally.total("hits_exact")) == (1, 1)
 
 
 class TestHook:
