@@ -31,6 +31,12 @@ class Writer:
             self.tried.set()
 
 
+@pytest.fixture
+def no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writing thread never gets one."""
+    monkeypatch.setattr(GroupCommit, "_begin", lambda self: None)
+
+
 def test_what_is_added_is_written_by_itself() -> None:
     """Nobody need flush: the group is written after its delay."""
     writer = Writer()
@@ -41,7 +47,9 @@ def test_what_is_added_is_written_by_itself() -> None:
     assert [one.prompt for changes in writer.written for one in changes.puts] == ["a"]
 
 
-def test_a_caller_writes_where_the_writing_thread_gets_no_turn() -> None:
+def test_a_caller_writes_where_the_writing_thread_gets_no_turn(
+    no_turn: None,
+) -> None:
     """A whole delay late, the next `add` writes; a failure there is not the caller's."""
     writer, now = Writer(), [0.0]
     group = GroupCommit(writer, delay=60, clock=lambda: now[0])
@@ -107,7 +115,9 @@ def test_a_failed_write_is_kept_and_tried_again(caplog: pytest.LogCaptureFixture
     assert "will be tried again" in caplog.text
 
 
-def test_failed_writes_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_writes_are_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture, no_turn: None
+) -> None:
     """A disk that stays full does not fill the log, too."""
     writer, clock = Writer(), ManualClock(0.0)
     writer.fails = True
@@ -181,7 +191,9 @@ def test_what_fails_is_not_tried_at_every_turn(monkeypatch: pytest.MonkeyPatch) 
     assert [one.prompt for one in writer.written[0].puts] == ["a", "b", "c"]
 
 
-def test_a_caller_that_helps_writes_only_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_that_helps_writes_only_a_little(
+    monkeypatch: pytest.MonkeyPatch, no_turn: None
+) -> None:
     """It came to put one entry, not to see to all that waits."""
     monkeypatch.setattr("mneme.stores._group.HELPED_AT_ONCE", 2)
     writer, now = Writer(), [0.0]
@@ -208,7 +220,9 @@ def test_long_answers_count_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
     group.close()
 
 
-def test_what_came_while_others_were_written_waits_no_whole_delay() -> None:
+def test_what_came_while_others_were_written_waits_no_whole_delay(
+    no_turn: None,
+) -> None:
     """The delay is counted from when it came, not from when the last write was done."""
     now = [0.0]
     group = GroupCommit(Writer(), delay=60, clock=lambda: now[0])
