@@ -169,7 +169,7 @@ def test_it_answers_as_comparing_with_all_does(
             floor = at_least
             if floor is None:
                 some = next(iter(rows.values()), question)
-                floor = float(some @ question)
+                floor = min(1.0, float(some @ question))
             check(index, rows, question, k, floor)
 
 
