@@ -158,7 +158,11 @@ def test_it_answers_as_float32_does(
         for question in (pool[random.integers(len(pool))], isotropic(1, dim, seed + size)[0]):
             some = next(iter(kept.rows.values()), question)
             check(
-                index, kept, question, k, float(some @ question) if at_least is None else at_least
+                index,
+                kept,
+                question,
+                k,
+                min(1.0, float(some @ question)) if at_least is None else at_least,
             )
             (many,) = index.search_many(question[None], k=k, at_least=0.5)
             alone = index.search(question, k=k, at_least=0.5)
