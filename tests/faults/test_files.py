@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.embedders import Spy, spy_for
+from support.unprivileged import a_shared_folder, said_by
 from support.worlds import WORLDS, World, settled
 
 from mneme import (
@@ -251,34 +249,10 @@ def test_another_embedders_file_keeps_every_byte(world: World, tmp_path: Path) -
     world.run(_open, world, path)
 
 
-def _in_a_child(script: str, folder: Path) -> str:
-    """What `script` says in a process of its own that is no superuser; it knows `folder`."""
-    prelude = (
-        "import os, sys, sqlite3, resource, signal\n"
-        "from mneme import *\n"
-        "from mneme.testing import HashEmbedder\n"
-        "folder = sys.argv[1]\n"
-        # All that is imported late, before this user may no longer read it.
-        "warm = SemanticCache(store=MemoryStore(), embedder=HashEmbedder(8))\n"
-        "warm.put('a', 'b'); warm.get('c')\n"
-        "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", prelude + script, str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture
 def shared_folder() -> Iterator[Path]:
-    """A folder that every user may enter, which pytest's own are not."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
+    with a_shared_folder() as folder:
+        yield folder
 
 
 OPEN = """
@@ -291,7 +265,7 @@ except MnemeError as exc:
 
 def test_a_folder_that_may_not_be_written(shared_folder: Path) -> None:
     """Where no file may be made the error says to check the folder."""
-    said = _in_a_child(OPEN, shared_folder)
+    said = said_by(OPEN, shared_folder)
     assert said.startswith("StoreBackendError")
     assert "Check that its folder exists and can be written" in said
     assert list(shared_folder.iterdir()) == []
@@ -305,11 +279,11 @@ def test_a_file_that_may_not_be_written(shared_folder: Path) -> None:
     for one in shared_folder.iterdir():
         one.chmod(0o444)
     before = path.read_bytes()
-    said = _in_a_child(OPEN, shared_folder)
+    said = said_by(OPEN, shared_folder)
     assert said.startswith("StoreBackendError")
     assert "Check" in said
     path.chmod(0o000)
-    said = _in_a_child(OPEN, shared_folder)
+    said = said_by(OPEN, shared_folder)
     assert said.startswith("StoreBackendError")
     assert "Check the path and its permissions" in said
     assert path.read_bytes() == before
@@ -351,7 +325,7 @@ print("fine")
 def test_a_full_disk(shared_folder: Path) -> None:
     """Puts raise, lookups and functions go on; when there is room again all is as before."""
     os.chmod(shared_folder, 0o777)
-    assert _in_a_child(FULL, shared_folder) == "fine\n"
+    assert said_by(FULL, shared_folder) == "fine\n"
 
 
 @IN_EACH_WORLD
