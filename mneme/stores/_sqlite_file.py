@@ -7,12 +7,17 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mneme import _forks
-from mneme.errors import CorruptCacheError, MultiProcessLockError, StoreBackendError
+from mneme.errors import (
+    CorruptCacheError,
+    MnemeError,
+    MultiProcessLockError,
+    StoreBackendError,
+)
 from mneme.records import Changes
 from mneme.stores._chores import Chores
 from mneme.stores._sqlite_mark import Mark
@@ -297,8 +302,8 @@ class SQLiteFile(_forks.Forked):
                     if seq > before:
                         marks.begin(before, seq)
             except BaseException:
-                if self._mark is not None:
-                    self._mark.fail()
+                if self._mark is not None and self._mark.fail():
+                    self._take_back()
                 raise
             if seq == before:
                 return changes.mark
@@ -306,6 +311,15 @@ class SQLiteFile(_forks.Forked):
             self._may_sweep = self._may_sweep or bool(changes.cleared)
             self.chores.written(changes)
             return marks.tell(changes.mark, before, seq) if tells else changes.mark
+
+    def _take_back(self) -> None:
+        """
+        Have the mark say what the file holds. SQLite rolls back by itself where a disk fails,
+        and lets others write before the mark can be withdrawn; were it left, each lookup would
+        look for what was never written.
+        """
+        with suppress(MnemeError), self.transaction() as connection:
+            self.marks.settle(seq_of(connection))
 
     def sweep(self, *, anyway: bool = False) -> bool:
         """

@@ -110,9 +110,11 @@ class Mark:
             self._real = 2 * seq
         self._is_committing, self._before = False, None
 
-    def fail(self) -> None:
-        """It is not, as far as is known."""
+    def fail(self) -> bool:
+        """It is not, as far as is known; whether the mark tells of it all the same."""
+        is_told = self._before is not None
         self._is_committing, self._before = False, None
+        return is_told
 
     def tell(self, mark: int, before: int, seq: int) -> int:
         """The mark for who stood at `mark` and has committed what ends with `seq`."""
