@@ -305,6 +305,8 @@ class Face:
 
 Pairs: TypeAlias = Iterable[tuple[str, Any]] | Mapping[str, Any]
 
+_USUAL = Terms()
+
 
 def terms_of(
     metadata: Mapping[str, Any] | None, ttl: float | timedelta | None, tags: Iterable[str]
@@ -318,7 +320,7 @@ def terms_of(
         ValueError: a tag holds half of a surrogate pair.
     """
     if tags == () and ttl is None:
-        return Terms(metadata=metadata)
+        return _USUAL if metadata is None else Terms(metadata=metadata)
     named = (tags,) if isinstance(tags, str) else tuple(tags)
     if isinstance(tags, str) or not all(isinstance(tag, str) for tag in named):
         raise TypeError(f"tags must be a list of text, got {tags!r}.")

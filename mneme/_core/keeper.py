@@ -27,6 +27,7 @@ from mneme._core.judges import Judges
 from mneme._core.keys import Ask
 from mneme._core.ledger import Ledger
 from mneme._core.live import MANY, Indexing, Live
+from mneme._core.making import maker
 from mneme._core.settings import Settings
 from mneme._core.store_errors import store_errors
 from mneme._core.tally import Tally
@@ -58,6 +59,8 @@ DEFAULT_NAMESPACE = "default"
 
 CHUNK = 512
 """Entries removed in one commit of a long removal: others get their turn in between."""
+
+_changes = maker(Changes)
 
 
 class TaskCrew(Protocol):
@@ -363,7 +366,7 @@ class Keeper(_forks.Forked):
         labels, states = self.judges.take_unsaved(closing=closing)
         # Store before memory: when the store fails, nothing has changed anywhere.
         if plan.puts or leaving or cleared or counts or labels or states:
-            changes = Changes(plan.puts, leaving, counts, self._mark, labels, states, plan.cleared)
+            changes = _changes(plan.puts, leaving, counts, self._mark, labels, states, plan.cleared)
             try:
                 self._mark = self.store.commit(changes)
             except BaseException:

@@ -10,6 +10,7 @@ from mneme import _forks
 from mneme._core.entries import with_vector
 from mneme._core.freshness import freshness
 from mneme._core.ledger import Ledger, Record
+from mneme._core.making import maker
 from mneme.records import Candidate, Entry, Identity, Key, Partition, Selection, Vector
 from mneme.types import Index, Priced, SearchingMany
 
@@ -51,6 +52,8 @@ class Plan:
         gone = dict.fromkeys((*self.asked, *self.victims, *self.doomed))
         return tuple(identity for identity in gone if identity not in coming)
 
+
+_planned = maker(Plan)
 
 Vectors = Callable[[Sequence[Identity]], Sequence[Vector | None]]
 """Identities to the float32 vectors of their entries, in order."""
@@ -190,7 +193,7 @@ class Live:
         """What a commit of `puts` and what is `asked` for will do; changes nothing."""
         with self._lock:
             kept, victims = self._ledger.plan(puts)
-            return Plan(
+            return _planned(
                 tuple(kept), tuple(asked), tuple(victims), tuple(self._doomed), tuple(cleared)
             )
 

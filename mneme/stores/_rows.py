@@ -46,7 +46,7 @@ def check_text(entry: Entry) -> None:
         UnicodeEncodeError: some text of the entry holds half of a surrogate pair.
     """
     for text in (entry.namespace, entry.prompt, entry.payload.data, entry.metadata, *entry.tags):
-        if isinstance(text, str):
+        if isinstance(text, str) and not text.isascii():
             text.encode()
 
 

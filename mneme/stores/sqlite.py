@@ -146,10 +146,13 @@ class SQLiteStore(_forks.Forked):
         if self._group is None:
             return self._file.write(changes)
         marks = self._file.marks
-        with self._file.errors():
+        try:
             # Later it would hold up all that waits with it.
             for entry in changes.puts:
                 check_text(entry)
+        except UnicodeError:
+            with self._file.errors():
+                raise
         self._group.add(changes)
         if not (changes.puts or changes.removed or changes.cleared):
             return changes.mark
