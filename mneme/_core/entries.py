@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from mneme.records import Entry, Vector
 
-__all__ = ["with_vector"]
+__all__ = ["give_vector", "with_vector"]
 
 
 class _Unfrozen:
@@ -31,3 +31,8 @@ def with_vector(entry: Entry, vector: Vector | None) -> Entry:
     copy.tags = entry.tags
     copy.__class__ = Entry
     return cast(Entry, copy)
+
+
+def give_vector(entry: Entry, vector: Vector) -> None:
+    """Complete `entry`, which nobody else has seen yet."""
+    object.__setattr__(entry, "vector", vector)

@@ -18,7 +18,7 @@ from mneme._core.aliases import Alias
 from mneme._core.choose import Trial
 from mneme._core.comparing import compared, verified
 from mneme._core.core import Core
-from mneme._core.entries import with_vector
+from mneme._core.entries import give_vector
 from mneme._core.flights import Flight
 from mneme._core.keys import Ask
 from mneme._core.vectors import as_unit, as_units
@@ -211,7 +211,7 @@ async def put(port: Port, ask: Ask, response: Any, *, vector: Any = None, terms:
     if entry is None:
         return False
     if ask.semantic:
-        entry = with_vector(entry, await _unit(port, ask, vector))
+        give_vector(entry, await _unit(port, ask, vector))
     await port.commit((entry,))
     return True
 
@@ -224,18 +224,22 @@ async def put_many(
     core = port.core
     if context.current_mode.get() == "bypass":
         return 0
-    drafts = []
+    entries: list[Entry] = []
+    lacking: list[tuple[Entry, str]] = []
     for (ask, response), vector in zip(pairs, vectors, strict=True):
-        if (draft := core.draft(ask, response, terms)) is not None:
-            drafts.append((ask, draft, vector))
-    lacking = [ask.spoken for ask, _, vector in drafts if vector is None and ask.semantic]
-    units = iter(await _embed_many(port, lacking))
-    entries = []
-    for ask, draft, vector in drafts:
-        unit = None
-        if ask.semantic:
-            unit = next(units) if vector is None else as_unit(vector, core.dim)
-        entries.append(with_vector(draft, unit))
+        entry = core.draft(ask, response, terms)
+        if entry is None:
+            continue
+        entries.append(entry)
+        if not ask.semantic:
+            continue
+        if vector is None:
+            lacking.append((entry, ask.spoken))
+        else:
+            give_vector(entry, as_unit(vector, core.dim))
+    units = await _embed_many(port, [spoken for _, spoken in lacking])
+    for (entry, _), unit in zip(lacking, units, strict=True):
+        give_vector(entry, unit)
     await port.commit(entries)
     return len(entries)
 

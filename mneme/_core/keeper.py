@@ -47,7 +47,7 @@ from mneme.records import (
     Selection,
     Terms,
 )
-from mneme.types import AnyEmbedder, Remembering, Searching, Store
+from mneme.types import AnyEmbedder, Deferring, Remembering, Searching, Store
 
 __all__ = ["CHUNK", "DEFAULT_NAMESPACE", "Keeper", "TaskCrew"]
 
@@ -56,6 +56,9 @@ log = logging.getLogger("mneme")
 REFRESH_THREADS = 4
 
 DEFAULT_NAMESPACE = "default"
+
+MANY_PUTS = 1_024
+"""Entries of one commit that take longer to write than a single one may wait to be written."""
 
 CHUNK = 512
 """Entries removed in one commit of a long removal: others get their turn in between."""
@@ -347,7 +350,18 @@ class Keeper(_forks.Forked):
             self.be_warm()
         with self._commits, store_errors(self.store):
             self.check_open()
-            return self._write(puts, removed)
+            count = self._write(puts, removed)
+        if len(puts) >= MANY_PUTS and isinstance(self.store, Deferring):
+            self._see_written(self.store)
+        return count
+
+    def _see_written(self, store: Deferring) -> None:
+        """Wait until `store` has written what it was given. Memory has it already."""
+        try:
+            with store_errors(self.store):
+                store.flush()
+        except MnemeError as exc:
+            log.warning("what was put is not written yet, and will be tried again: %s", exc)
 
     def _write(
         self,

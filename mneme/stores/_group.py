@@ -76,13 +76,15 @@ class GroupCommit:
 
     def add(self, changes: Changes) -> None:
         """Take `changes`; they are written within the delay, or now if too many wait."""
-        now = self._clock()
+        now, size = self._clock(), _size(changes)
         with self._lock:
+            # One large commit may wait by itself: it is written while memory takes it in.
+            before = self._entries + size if self._is_failing else self._entries
             self._waiting.append((now, changes))
             self._added += 1
-            self._entries += _size(changes)
+            self._entries += size
             is_much = self._entries >= SOON and not self._is_failing
-            too_many = self._entries > MAX_WAITING
+            too_many = before > MAX_WAITING
             is_late = now - self._waiting[0][0] > 2 * self._delay
             if self._thread is None and not self._closed.is_set():
                 self._begin()

@@ -19,7 +19,7 @@ KEPT_LABELS = 100_000
 
 LABEL_COLUMNS = "similarity, is_right, namespace, source, created_at, chance_right"
 
-_BATCHES = (512, 64, 16, 1)
+_BATCHES = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 """
 Rows a statement, as far as SQLite takes so many values (999 in old versions). Between any two
 steps of SQLite a thread has to wait for the interpreter lock, up to 5 ms in a busy process: a

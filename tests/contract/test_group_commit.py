@@ -33,8 +33,8 @@ class Writer:
 
 @pytest.fixture
 def no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writing thread never gets one."""
-    monkeypatch.setattr(GroupCommit, "_begin", lambda self: None)
+    """The writing thread never comes to run."""
+    monkeypatch.setattr(GroupCommit, "_begin", lambda group: None)
 
 
 def test_what_is_added_is_written_by_itself() -> None:
@@ -47,9 +47,7 @@ def test_what_is_added_is_written_by_itself() -> None:
     assert [one.prompt for changes in writer.written for one in changes.puts] == ["a"]
 
 
-def test_a_caller_writes_where_the_writing_thread_gets_no_turn(
-    no_turn: None,
-) -> None:
+def test_a_caller_writes_where_the_writing_thread_gets_no_turn(no_turn: None) -> None:
     """A whole delay late, the next `add` writes; a failure there is not the caller's."""
     writer, now = Writer(), [0.0]
     group = GroupCommit(writer, delay=60, clock=lambda: now[0])
@@ -138,13 +136,34 @@ def test_a_store_that_falls_behind_makes_callers_wait(monkeypatch: pytest.Monkey
     writer = Writer()
     group = GroupCommit(writer, delay=60)
     group.add(Changes(puts=(entry("a"), entry("b"))))
+    group.add(Changes(puts=(entry("c"),)))
     assert not writer.written
     writer.fails = True
     with pytest.raises(StoreBackendError, match="down"):
-        group.add(Changes(puts=(entry("c"),)))
+        group.add(Changes(puts=(entry("d"),)))
     writer.fails = False
     group.close()
-    assert len(writer.written[0].puts) == 3
+    assert len(writer.written[0].puts) == 4
+
+
+def test_one_large_commit_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who made it has other things to do while it is written, unless writing fails."""
+    monkeypatch.setattr("mneme.stores._group.MAX_WAITING", 2)
+    writer = Writer()
+    group = GroupCommit(writer, delay=60)
+    large = Changes(puts=(entry("a"), entry("b"), entry("c")))
+    group.add(large)
+    assert not writer.written
+    group.flush()
+    assert len(writer.written) == 1
+    writer.fails = True
+    group.add(Changes(puts=(entry("d"),)))
+    with pytest.raises(StoreBackendError, match="down"):
+        group.flush()
+    with pytest.raises(StoreBackendError, match="down"):
+        group.add(large)
+    writer.fails = False
+    group.close()
 
 
 def test_a_forgotten_group_is_collected() -> None:
@@ -192,7 +211,7 @@ def test_what_fails_is_not_tried_at_every_turn(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_caller_that_helps_writes_only_a_little(
-    monkeypatch: pytest.MonkeyPatch, no_turn: None
+    no_turn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It came to put one entry, not to see to all that waits."""
     monkeypatch.setattr("mneme.stores._group.HELPED_AT_ONCE", 2)
@@ -206,7 +225,7 @@ def test_a_caller_that_helps_writes_only_a_little(
     group.close()
 
 
-def test_long_answers_count_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_answers_count_for_more(no_turn: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits is held in memory: its size is limited, not only its number."""
     monkeypatch.setattr("mneme.stores._group.MAX_WAITING", 10)
     writer = Writer()
@@ -216,13 +235,12 @@ def test_long_answers_count_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not writer.written
     group.flush()
     group.add(Changes(puts=(entry("a", "x" * 11 * 4_096),)))
-    assert [len(changes.puts) for changes in writer.written] == [10, 1]
+    group.add(Changes(puts=(entry("b"),)))
+    assert [len(changes.puts) for changes in writer.written] == [10, 2]
     group.close()
 
 
-def test_what_came_while_others_were_written_waits_no_whole_delay(
-    no_turn: None,
-) -> None:
+def test_what_came_while_others_were_written_waits_no_whole_delay(no_turn: None) -> None:
     """The delay is counted from when it came, not from when the last write was done."""
     now = [0.0]
     group = GroupCommit(Writer(), delay=60, clock=lambda: now[0])

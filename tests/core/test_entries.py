@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mneme._core.entries import with_vector
+from mneme._core.entries import give_vector, with_vector
 from mneme.records import Entry, Key, Partition, Payload
 
 TIMES = st.none() | st.floats(0, 1e10)
@@ -47,3 +47,12 @@ def test_it_is_frozen(entry: Entry) -> None:
     """As any other entry."""
     with pytest.raises(AttributeError):
         with_vector(entry, None).prompt = "another"  # type: ignore[misc]
+
+
+@given(ENTRIES, VECTORS)
+def test_a_vector_that_is_given_changes_nothing_else(entry: Entry, vector: Any) -> None:
+    """It is completed in place: the same object, with all else as it was."""
+    before = with_vector(entry, vector)
+    give_vector(entry, vector)
+    for field in fields(Entry):
+        assert getattr(entry, field.name) is getattr(before, field.name)
