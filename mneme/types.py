@@ -43,6 +43,7 @@ __all__ = [
     "SearchableStore",
     "Searching",
     "SearchingMany",
+    "Shrinkable",
     "Store",
     "Validator",
     "VectorSource",
@@ -195,6 +196,18 @@ class Compactable(Protocol):
     """A store that can give space back."""
 
     def compact(self) -> None: ...
+
+
+@runtime_checkable
+class Shrinkable(Protocol):
+    """A store that can give space back bit by bit."""
+
+    def shrink(self) -> bool:
+        """
+        Give back some of the space that nothing is in; whether there is more of it. Holds
+        nobody up for more than some milliseconds.
+        """
+        ...
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from mneme import _forks
 from mneme.errors import MnemeError
 from mneme.records import Changes
 
-__all__ = ["Chores"]
+__all__ = ["CHECKPOINT_EVERY", "Chores"]
 
 log = logging.getLogger("mneme")
 
@@ -70,9 +70,15 @@ class Chores:
 
     def written(self, changes: Changes) -> None:
         """Hear of a commit. The caller holds the lock of the file."""
+        if changes.cleared:
+            self.begin()
         count = len(changes.puts) + len(changes.removed)
-        self._written += 1 + min(count, SCATTERED) + count // 8
-        if changes.cleared or self._written >= CHECKPOINT_EVERY:
+        self.wrote(1 + min(count, SCATTERED) + count // 8)
+
+    def wrote(self, count: int) -> None:
+        """Hear of what is about as much as `count` entries. The caller holds the same lock."""
+        self._written += count
+        if self._written >= CHECKPOINT_EVERY:
             self.begin()
 
     def begin(self) -> None:

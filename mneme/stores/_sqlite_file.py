@@ -19,10 +19,10 @@ from mneme.errors import (
     StoreBackendError,
 )
 from mneme.records import Changes
-from mneme.stores._chores import Chores
+from mneme.stores._chores import CHECKPOINT_EVERY, Chores
 from mneme.stores._sqlite_mark import Mark
 from mneme.stores._sqlite_schema import bind, check_header, prepare
-from mneme.stores._sqlite_writes import seq_of, skip_to, sweep, write
+from mneme.stores._sqlite_writes import seq_of, shrink, skip_to, sweep, write
 from mneme.stores._standing import Standing
 from mneme.stores._stored import fetched
 
@@ -39,6 +39,8 @@ Pages, 64 MB, that one transaction may change before some are written ahead of i
 the two megabytes of SQLite's cache, random keys would write most pages of an index many times.
 No multiple of 256: SQLite would take that for no limit.
 """
+SHRUNK_AT_ONCE = 64
+"""Pages given back in one transaction: about a millisecond."""
 
 
 class SQLiteFile(_forks.Forked):
@@ -331,6 +333,15 @@ class SQLiteFile(_forks.Forked):
                 with self.transaction() as connection:
                     self._may_sweep = sweep(connection, SWEPT_AT_ONCE)
             return self._may_sweep
+
+    def shrink(self) -> bool:
+        """Give some pages back in which nothing is; whether there are more of them."""
+        with self.lock:
+            with self.transaction() as connection:
+                left = shrink(connection, SHRUNK_AT_ONCE)
+            # A page that is moved is written, as an entry is.
+            self.chores.wrote(SHRUNK_AT_ONCE if left else CHECKPOINT_EVERY)
+        return left > 0
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -23,7 +23,7 @@ from mneme.errors import (
 from mneme.stores._rows import COLUMNS
 from mneme.stores._stored import STORED, add_sums
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "bind", "check_header", "prepare"]
+__all__ = ["APPLICATION_ID", "GIVES_BACK", "SCHEMA_VERSION", "bind", "check_header", "prepare"]
 
 APPLICATION_ID = 0x6D6E656D
 """``mnem``: in the header of every file that is ours (https://sqlite.org/fileformat2.html)."""
@@ -32,6 +32,9 @@ SCHEMA_VERSION = 2
 
 PAGE_BYTES = 16_384
 """Of 4 KB pages an entry with a vector of 1.5 KB wastes half; of these a twentieth."""
+
+GIVES_BACK = "PRAGMA auto_vacuum = INCREMENTAL"
+"""Lays a file out so that it gives pages back bit by bit, once it is new or rewritten."""
 
 _ENTRIES = """CREATE TABLE entries (
     seq INTEGER PRIMARY KEY, partition BLOB NOT NULL, key BLOB NOT NULL, namespace TEXT NOT NULL,
@@ -108,6 +111,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Give a new file its layout, an older one today's, and set the connection up."""
     if not _version(connection):
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute(GIVES_BACK)
     connection.execute("BEGIN IMMEDIATE")
     version = _version(connection)
     if not version:
@@ -173,6 +177,7 @@ def _bring_forward(connection: sqlite3.Connection, path: Path) -> None:
         raise
     # The rows are moved to larger pages, and the space of the old ones is given back.
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    connection.execute(GIVES_BACK)
     connection.execute("VACUUM")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mneme.records import Changes
 from mneme.stores._stored import STORED, stored_row
 
-__all__ = ["LABEL_COLUMNS", "seq_of", "skip_to", "sweep", "write"]
+__all__ = ["LABEL_COLUMNS", "seq_of", "shrink", "skip_to", "sweep", "write"]
 
 REMEMBERED_CHANGES = 1_000_000
 """How far back others are told of removals; whoever missed more scans again."""
@@ -97,6 +97,18 @@ def sweep(connection: sqlite3.Connection, limit: int) -> bool:
     if removed < limit:
         connection.execute("UPDATE clears SET is_swept = 1 WHERE namespace = ?", row[:1])
     return True
+
+
+def shrink(connection: sqlite3.Connection, pages: int) -> int:
+    """Give back at most so many pages in which nothing is; how many are left, if any can be."""
+    if not connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
+        # Made before files were laid out for it.
+        return 0
+    for _ in range(pages):
+        # The driver takes one step of a statement that gives no columns: of more than one page
+        # it would give back the first.
+        connection.execute("PRAGMA incremental_vacuum(1)")
+    return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
 
 
 def _in_batches(

@@ -26,7 +26,7 @@ from mneme.stores._group import GroupCommit
 from mneme.stores._rows import check_text
 from mneme.stores._sidekeeping import Directions, SideKeeper
 from mneme.stores._sqlite_file import SQLiteFile
-from mneme.stores._sqlite_schema import SCHEMA_VERSION
+from mneme.stores._sqlite_schema import GIVES_BACK, SCHEMA_VERSION
 from mneme.stores._sqlite_writes import LABEL_COLUMNS, seq_of
 from mneme.stores._stored import STORED, VECTORS, fetched, stored_entry, stored_vector
 from mneme.types import FlightLock
@@ -233,12 +233,18 @@ class SQLiteStore(_forks.Forked):
                 self._flush()
                 work()
 
+    def shrink(self) -> bool:
+        """Give some pages of removed entries back to the disk; whether there are more."""
+        self._flush()
+        return self._file.shrink()
+
     def compact(self) -> None:
         """Give the space of removed entries back to the disk. Others wait while it runs."""
         self._flush()
         while self._file.sweep(anyway=True):
             continue
         with self._file.lock:
+            self._file.rows(GIVES_BACK)
             self._file.rows("VACUUM")
             self._file.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 

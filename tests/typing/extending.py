@@ -49,6 +49,7 @@ from mneme.types import (
     SearchableStore,
     Searching,
     SearchingMany,
+    Shrinkable,
     Store,
     Validator,
     VectorSource,
@@ -210,6 +211,8 @@ def known(outcome: Outcome, identity: Identity, one: Entry) -> bool:
 def kind_of(embedder: AnyEmbedder, store: Store) -> str:
     if isinstance(store, Compactable):
         store.compact()
+    if isinstance(store, Shrinkable):
+        assert_type(store.shrink(), bool)
     if isinstance(store, Deferring):
         store.flush()
     if isinstance(store, Remembering):
