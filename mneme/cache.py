@@ -205,11 +205,17 @@ class SemanticCache(Face):
         return self._core.labels()
 
     def vacuum(self, *, namespace: str | None = None, compact: bool = True) -> int:
-        """Remove what has expired, and give its space back if `compact`; the number."""
+        """
+        Forget what has expired; the number. Its rows leave the store bit by bit in the
+        background, and their space goes back to the disk if `compact`; `close` sees to the rest.
+        """
         return self._core.vacuum(namespace, compact)
 
     def compact(self) -> None:
-        """Give the space of removed entries back to the disk."""
+        """
+        Give all space of removed entries back to the disk, and return when that is done. A file
+        is written anew, and others that write wait meanwhile.
+        """
         self._core.compact()
 
     def requantize(self, vector_dtype: VectorDtype) -> None:

@@ -46,6 +46,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "_core.judges",
             "_core.aliases",
             "_core.filling",
+            "_core.sweeping",
             "_core.warming",
         ),
         ("words", "forks", "pure", "context", "codecs", "flights"),

@@ -244,6 +244,7 @@ class EngineCore(Core):
         removed: Sequence[Identity],
         *,
         cleared: Sequence[str] = (),
+        buried: int = 0,
         closing: bool = False,
     ) -> int:
         drops = self._drops

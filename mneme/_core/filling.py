@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from mneme._core.freshness import freshness
@@ -69,7 +68,7 @@ class Filling(Live):
                 if freshness(now, entry.expires_at, entry.dies_at) == "expired":
                     expired.append(entry.namespace)
                     self._forget(entry.identity)
-                    self._doomed[entry.identity] = replace(entry, vector=None)
+                    self._bury(entry)
                     continue
                 if is_indexed:
                     self._ledger.put(entry)
@@ -84,10 +83,11 @@ class Filling(Live):
         for partition in source.partitions:
             if (index := self._indexes.get(partition)) is None:
                 continue
-            for key in source.keys(partition):
-                if self._ledger.find(partition, key) is None:
+            gone = [one for one in source.keys(partition) if not self._ledger.find(partition, one)]
+            if len(gone) < len(index):
+                for key in gone:
                     index.remove(key)
-            if not len(index):
+            else:
                 del self._indexes[partition]
                 self._priced.pop(partition, None)
         found = {partition: len(index) for partition, index in self._indexes.items()}

@@ -30,6 +30,7 @@ from mneme._core.live import MANY, Indexing, Live
 from mneme._core.making import maker
 from mneme._core.settings import Settings
 from mneme._core.store_errors import store_errors
+from mneme._core.sweeping import Sweeping
 from mneme._core.tally import Tally
 from mneme._core.threshold import Threshold, threshold_of
 from mneme._core.warming import Warmable, Warming
@@ -137,6 +138,7 @@ class Keeper(_forks.Forked):
         """What `engine` gave that was past its time: it may yet be served stale."""
         ledger = Ledger(settings.max_entries, settings.namespace_quotas)
         self.live = Live(ledger, self.dim, indexing)
+        self.sweeping = Sweeping(self)
         self._to_forget: deque[Selection] = deque()
         self._partitions: dict[str, Partition] = {}
         self._mark = 0
@@ -199,6 +201,7 @@ class Keeper(_forks.Forked):
         if (warming := self._warming) is not None:
             # Not under the lock that it may need to come to an end.
             warming.end()
+        self.sweeping.end()
         with self._commits:
             if self.is_closed:
                 return
@@ -215,8 +218,14 @@ class Keeper(_forks.Forked):
     def _save_last(self) -> None:
         """Save what waits to be saved, before the store is let go of."""
         with store_errors(self.store):
-            self._write((), (), closing=True)
+            self._write_all()
             self._keep_vectors()
+
+    def _write_all(self) -> None:
+        """Store all that waits for a commit."""
+        self._write((), (), closing=True)
+        while self.live.buried:
+            self._write((), (), buried=CHUNK)
 
     def check_open(self) -> None:
         if self.is_closed:
@@ -252,6 +261,8 @@ class Keeper(_forks.Forked):
                 return
             self.live.apply(changes.puts, changes.removed, changes.cleared)
             self._mark = changes.mark
+        if changes.cleared:
+            self.sweeping.begin()
 
     def _rescan(self) -> None:
         mark = self.store.mark()
@@ -283,6 +294,7 @@ class Keeper(_forks.Forked):
                     self.tally.gone(namespace, "expired")
                 self._cool_no_more()
             self._keep_vectors(later=True)
+        self.sweeping.begin()
 
     def scanned(self) -> None:
         """Fill memory by a scan; what was to fill it otherwise is not trusted any more."""
@@ -351,15 +363,22 @@ class Keeper(_forks.Forked):
         with self._commits, store_errors(self.store):
             self.check_open()
             count = self._write(puts, removed)
-        if len(puts) >= MANY_PUTS and isinstance(self.store, Deferring):
-            self._see_written(self.store)
+        if len(puts) >= MANY_PUTS:
+            self._see_written()
+        if self.live.buried:
+            self.sweeping.begin()
         return count
 
-    def _see_written(self, store: Deferring) -> None:
-        """Wait until `store` has written what it was given. Memory has it already."""
-        try:
+    def settle(self) -> None:
+        """Have the store write what it was given."""
+        if isinstance(self.store, Deferring):
             with store_errors(self.store):
-                store.flush()
+                self.store.flush()
+
+    def _see_written(self) -> None:
+        """Wait until the store has written what it was given. Memory has it already."""
+        try:
+            self.settle()
         except MnemeError as exc:
             log.warning("what was put is not written yet, and will be tried again: %s", exc)
 
@@ -369,12 +388,13 @@ class Keeper(_forks.Forked):
         removed: Sequence[Identity],
         *,
         cleared: Sequence[str] = (),
+        buried: int = 0,
         closing: bool = False,
     ) -> int:
         if self._warming is None and self.store.mark() != self._mark:
             # What others have put again meanwhile is no longer ours to remove.
             self.catch_up()
-        plan = self.live.plan(puts, removed, cleared)
+        plan = self.live.plan(puts, removed, cleared, buried)
         leaving = plan.removed
         counts = self.tally.take_unsaved()
         labels, states = self.judges.take_unsaved(closing=closing)
@@ -399,7 +419,7 @@ class Keeper(_forks.Forked):
         self.open()
         with self._commits, store_errors(self.store):
             self.check_open()
-            self._write((), (), closing=True)
+            self._write_all()
 
     def doom(self, identity: Identity, event: str | None = None) -> None:
         """Forget an entry now; the store hears of it with the next commit."""
@@ -415,6 +435,10 @@ class Keeper(_forks.Forked):
             return saved + self.judges.waiting()
 
     # -- housekeeping (these touch the store) ---------------------------------------------------
+
+    def sweep_some(self) -> bool:
+        """Let go of some of what was cleared from memory; whether there is more."""
+        return self.live.sweep()
 
     def forget_where(self, chosen: Selection) -> None:
         """As `remove_where`, but in memory only: the store hears of it with the next commit."""

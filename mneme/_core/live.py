@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from mneme import _forks
@@ -14,13 +16,13 @@ from mneme._core.making import maker
 from mneme.records import Candidate, Entry, Identity, Key, Partition, Selection, Vector
 from mneme.types import Index, Priced, SearchingMany
 
-__all__ = ["MANY", "Indexing", "Live", "Plan"]
+__all__ = ["BURIED_AT_ONCE", "MANY", "Indexing", "Live", "Plan"]
 
 SWEPT_AT_ONCE = 500
 """Cleared entries that are let go of under one lock: half a millisecond."""
 
-DOOMED_AT_ONCE = 64
-"""Entries that are doomed under one lock: less than a millisecond."""
+BURIED_AT_ONCE = 128
+"""Entries that died of age and leave the store in one commit: some milliseconds of a file."""
 
 MANY = 4_096
 """Entries from which a partition is large: others cost little to compare with as a whole."""
@@ -104,7 +106,8 @@ class Live:
     What lookups see. Reading takes no lock; writing holds one for microseconds.
 
     Doomed entries have left memory already; the store hears of them with the next commit, so
-    that finding an expired entry costs a lookup no write.
+    that finding an expired entry costs a lookup no write. Of those that died of age in numbers,
+    the buried, it hears bit by bit: no commit of somebody else's carries them all.
     """
 
     def __init__(self, ledger: Ledger, dim: int, indexing: Indexing) -> None:
@@ -116,6 +119,9 @@ class Live:
         self._priced: dict[Partition, Priced] = {}
         self._coming: dict[Partition, Coming] = {}
         self._doomed: dict[Identity, Entry] = {}
+        self._buried: dict[Identity, Entry] = {}
+        self._uncounted: Counter[str] = Counter()
+        """How many of each namespace were found dead when memory was filled."""
         self._lock = _forks.lock(_forks.LIVE)
 
     @property
@@ -188,20 +194,27 @@ class Live:
         return [r.entry.identity for r in self._ledger.records() if chosen.has(r.entry)]
 
     def plan(
-        self, puts: Sequence[Entry], asked: Iterable[Identity], cleared: Iterable[str] = ()
+        self,
+        puts: Sequence[Entry],
+        asked: Iterable[Identity],
+        cleared: Iterable[str] = (),
+        buried: int = 0,
     ) -> Plan:
-        """What a commit of `puts` and what is `asked` for will do; changes nothing."""
+        """
+        What a commit of `puts` and what is `asked` for will do, with so many of the `buried`;
+        changes nothing.
+        """
         with self._lock:
             kept, victims = self._ledger.plan(puts)
-            return _planned(
-                tuple(kept), tuple(asked), tuple(victims), tuple(self._doomed), tuple(cleared)
-            )
+            doomed = (*self._doomed, *islice(self._buried, buried))
+            return _planned(tuple(kept), tuple(asked), tuple(victims), doomed, tuple(cleared))
 
     def carry_out(self, plan: Plan) -> tuple[int, list[Entry]]:
         """Do in memory what the store has done: removed as asked, and entries evicted."""
         with self._lock:
             for identity in plan.doomed:
                 self._doomed.pop(identity, None)
+                self._buried.pop(identity, None)
             count = 0
             for namespace in plan.cleared:
                 count += self._clear(namespace)
@@ -220,23 +233,39 @@ class Live:
                 self._doomed[identity] = entry
         return entry
 
-    def doom_all(self, identities: Sequence[Identity]) -> list[Entry]:
-        """`doom` for each, some at a time; the entries that were live."""
-        gone = []
-        for at in range(0, len(identities), DOOMED_AT_ONCE):
-            with self._lock:
-                for identity in identities[at : at + DOOMED_AT_ONCE]:
-                    entry = self._forget(identity)
-                    if entry is not None:
-                        self._doomed[identity] = entry
-                        gone.append(entry)
+    def bury(self, records: Iterable[Record], chosen: Selection) -> Counter[str]:
+        """
+        Forget those of `records` that `chosen` says, which have died of age, and have the store
+        hear of them bit by bit; how many were live, by namespace.
+        """
+        gone: Counter[str] = Counter()
+        with self._lock:
+            for record in records:
+                entry = record.entry
+                # Another may have been put in its place since somebody looked.
+                if chosen.has(entry) and self._ledger.find(entry.partition, entry.key) is record:
+                    identity = entry.identity
+                    self._forget(identity)
+                    self._buried[identity] = entry
+                    gone[entry.namespace] += 1
         return gone
 
-    def doomed(self, namespace: str | None = None) -> int:
-        """How many have left memory and not yet the store."""
+    def bury_doomed(self, namespace: str | None) -> int:
+        """
+        How many have left memory before, of age for the most part: when it was filled, and
+        since, unless the store has heard of these.
+        """
         with self._lock:
-            gone = self._doomed.values()
-            return sum(namespace in (None, entry.namespace) for entry in gone)
+            mine = [i for i, one in self._doomed.items() if namespace in (None, one.namespace)]
+            for identity in mine:
+                self._buried[identity] = self._doomed.pop(identity)
+            spaces = list(self._uncounted) if namespace is None else [namespace]
+            return len(mine) + sum(self._uncounted.pop(space, 0) for space in spaces)
+
+    @property
+    def buried(self) -> int:
+        """How many the store has yet to hear of bit by bit."""
+        return len(self._buried)
 
     def apply(
         self,
@@ -282,7 +311,7 @@ class Live:
                 if freshness(now, entry.expires_at, entry.dies_at) == "expired":
                     if not self._is_doomed(entry):
                         expired.append(entry.namespace)
-                    self._doomed[entry.identity] = with_vector(entry, None)
+                        self._bury(entry)
                 elif not self._is_doomed(entry):
                     self._remember(entry)
             _, victims = self._ledger.plan((), quotas)
@@ -303,7 +332,8 @@ class Live:
                     ledger.set_quota(namespace, quotas.get(namespace))
             self._ledger, self.by_prompt = ledger, ledger.by_prompt
             self._indexes, self._priced, self._coming = other._indexes, other._priced, {}
-            self._doomed.update(other._doomed)
+            self._buried.update(other._buried)
+            self._uncounted.update(other._uncounted)
             _, victims = ledger.plan((), quotas)
             gone = (self._forget(identity) for identity in victims)
             self._doomed.update((entry.identity, entry) for entry in gone if entry is not None)
@@ -389,10 +419,15 @@ class Live:
         if isinstance(index, Priced):
             self._priced[partition] = index
 
+    def _bury(self, entry: Entry) -> None:
+        """Leave out an entry that was found dead in the store."""
+        self._buried[entry.identity] = with_vector(entry, None)
+        self._uncounted[entry.namespace] += 1
+
     def _is_doomed(self, entry: Entry) -> bool:
         """Whether it is the very entry that memory has let go of, not one put since."""
-        doomed = self._doomed.get(entry.identity)
-        return doomed is not None and doomed == with_vector(entry, None)
+        gone = self._doomed.get(entry.identity) or self._buried.get(entry.identity)
+        return gone is not None and gone == with_vector(entry, None)
 
     def _remember(self, entry: Entry) -> None:
         partition, key, vector = entry.partition, entry.key, entry.vector
@@ -408,9 +443,10 @@ class Live:
             coming.hear(key, vector)
         # The index holds the vector from here on: kept twice it would be most of the memory.
         self._ledger.put(entry if vector is None else with_vector(entry, None))
-        if self._doomed:
+        if self._doomed or self._buried:
             # An older entry of this identity may have been doomed while this was on its way.
             self._doomed.pop((partition, key), None)
+            self._buried.pop((partition, key), None)
 
     def _forget(self, identity: Identity) -> Entry | None:
         partition, key = identity

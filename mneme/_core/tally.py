@@ -104,10 +104,12 @@ class Tally:
         for outcomes in observers.get():
             outcomes.append(found)
 
-    def gone(self, namespace: str, event: str) -> None:
-        """An entry was lost to ``eviction`` or had ``expired``."""
-        self.add(namespace, "evictions" if event == "eviction" else "expirations")
-        self.tell(event, namespace=namespace)
+    def gone(self, namespace: str, event: str, count: int = 1) -> None:
+        """So many entries were lost to ``eviction`` or had ``expired``."""
+        self.add(namespace, "evictions" if event == "eviction" else "expirations", count)
+        if self._hook is not None:
+            for _ in range(count):
+                self.tell(event, namespace=namespace)
 
     def labelled(self, label: Label) -> None:
         """A hit, served or kept back, was found to be right or wrong."""

@@ -139,6 +139,11 @@ class Warming:
             self._sizes = self._cold.sizes()
         return self._sizes
 
+    def sizes_now(self) -> Mapping[str, int]:
+        """The same as of now."""
+        self._sizes = None
+        return self.sizes()
+
     # -- filling memory ------------------------------------------------------------------------
 
     def begin(self) -> None:

@@ -188,9 +188,11 @@ class ColdEntries:
 
     def sizes(self) -> Mapping[str, int]:
         """How many entries each namespace has; some milliseconds."""
-        # Not of the view, which would look at the clearings once for each entry.
-        found = Counter(dict(self._file.rows(_SIZES)))
-        found.subtract(dict(self._file.rows(_CLEARED)))
+        # Not of the view, which would look at the clearings once for each entry. Both at one
+        # time: what was cleared is being removed meanwhile.
+        with self._file.reading() as connection:
+            found = Counter(dict(connection.execute(_SIZES).fetchall()))
+            found.subtract(dict(connection.execute(_CLEARED).fetchall()))
         return {namespace: size for namespace, size in found.items() if size > 0}
 
     def is_sound(self, goes_on: Callable[[], bool]) -> bool:

@@ -39,6 +39,7 @@ Pages, 64 MB, that one transaction may change before some are written ahead of i
 the two megabytes of SQLite's cache, random keys would write most pages of an index many times.
 No multiple of 256: SQLite would take that for no limit.
 """
+
 SHRUNK_AT_ONCE = 64
 """Pages given back in one transaction: about a millisecond."""
 

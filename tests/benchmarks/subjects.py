@@ -70,12 +70,12 @@ class Mneme:
         path: Path | None = None,
         *,
         known: dict[str, Any] | None = None,
-        age: float = 0.0,
+        age: Callable[[], float] | None = None,
         **settings: Any,
     ) -> Any:
-        """An open cache in a file, or in memory; its clock is `age` seconds ahead."""
-        if age:
-            settings["clock"] = lambda: time.time() + age
+        """A cache in a file, or in memory; its clock is `age` seconds ahead."""
+        if age is not None:
+            settings["clock"] = lambda: time.time() + age()
         return self._made("SemanticCache", Table(dim, known), path, settings)
 
     def async_cache(self, path: Path, dim: int, known: dict[str, Any], **settings: Any) -> Any:
@@ -104,6 +104,10 @@ class Mneme:
         if hasattr(store, "_flush"):
             store._flush()
 
+    def sweep(self, cache: Any) -> None:
+        """Return when all that a call has left to be done in the background is done."""
+        cache._core.sweeping.wait()
+
 
 class MnemeCache(Mneme):
     """mneme-cache, which has the same import name and nearly the same methods."""
@@ -118,11 +122,11 @@ class MnemeCache(Mneme):
         path: Path | None = None,
         *,
         known: dict[str, Any] | None = None,
-        age: float = 0.0,
+        age: Callable[[], float] | None = None,
         **settings: Any,
     ) -> Any:
         # It asks `time.time` itself, and this process is for nothing but this cache.
-        time.time = lambda: NOW() + age
+        time.time = NOW if age is None else lambda: NOW() + age()
         return self._made("SemanticCache", Table(dim, known), path, _understood(settings))
 
     def async_cache(self, path: Path, dim: int, known: dict[str, Any], **settings: Any) -> Any:
@@ -137,6 +141,9 @@ class MnemeCache(Mneme):
         raise Unsupported("mneme-cache has no guards.")
 
     def settle(self, cache: Any) -> None:
+        pass
+
+    def sweep(self, cache: Any) -> None:
         pass
 
 

@@ -157,23 +157,32 @@ class ClearNamespace(OnFile):
 
 
 class Vacuum(OnFile):
-    """Until `vacuum` returns, with half expired; the longest another thread waits meanwhile."""
+    """
+    Until `vacuum` returns, half having expired since the cache was opened; until what it leaves
+    to the background is done; and the longest another thread waits in all that time.
+    """
 
     def round(self) -> dict[str, float]:
-        cache = self.kit.cache(self.corpus.dim, self.copied(), age=2.0 * DAY)
+        ahead = 0.0
+        cache = self.kit.cache(self.corpus.dim, self.copied(), age=lambda: ahead)
+        # Opens it, and memory is filled: that a put waits for it is no doing of `vacuum`.
+        cache.get(self.corpus.entries(1)[0][0])
         at_rest()
+        ahead = 2.0 * DAY
         waits, is_over = [0.0], threading.Event()
         other = threading.Thread(target=self._use, args=(cache, waits, is_over))
         other.start()
         start = time.perf_counter()
         removed = cache.vacuum()
         ms = (time.perf_counter() - start) * 1e3
+        self.kit.sweep(cache)
+        all_ms = (time.perf_counter() - start) * 1e3
         is_over.set()
         other.join()
         cache.close()
         if removed != len(self.corpus.entries(self.count)[0]) // 2:
             raise AssertionError(f"vacuum removed {removed} of {self.count}, half are expired")
-        return {"ms": ms, "longest_wait_ms": max(waits)}
+        return {"ms": ms, "all_ms": all_ms, "longest_wait_ms": max(waits)}
 
     def _use(self, cache: Any, waits: list[float], is_over: threading.Event) -> None:
         """Get an exact hit and put something new in turn, and note how long each took."""

@@ -105,9 +105,11 @@ def vacuum(plan: Plan) -> Iterator[Line]:
     )
     for told, what, bar in (
         ("ms", f"vacuum of {plan.large:,}, half expired", 500.0),
-        ("longest_wait_ms", "the longest that a get or put waits for it", 5.0),
+        ("all_ms", "until its rows have left the file and their space is back", None),
+        ("longest_wait_ms", "the longest that a get or put waits in that time", 5.0),
     ):
-        yield line(found, what, found.of(OURS, told), "ms", told=told, side="≤", bar=bar)
+        own: dict[str, Any] = {"side": "≤", "bar": bar} if bar else {}
+        yield line(found, what, found.of(OURS, told), "ms", told=told, **own)
 
 
 @row

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mneme._core.ledger import Ledger
 from mneme._core.live import Live
 from mneme.indexes import ExactIndex
-from mneme.records import Key, Partition, Vector
-from mneme.testing import entry
+from mneme.records import Entry, Identity, Key, Partition, Selection, Vector
+from mneme.testing import entry, unit
 from mneme.types import Index
 
 
@@ -71,3 +75,92 @@ def test_what_a_search_costs() -> None:
         assert live.search_size(Partition(b"another")) == 0
         live.apply([], [one.identity])
         assert live.search_size(one.partition) == 0
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(0, 9), st.sampled_from([None, 5.0, 20.0])),
+        st.tuples(st.sampled_from(["remove", "doom"]), st.integers(0, 9), st.none()),
+        st.tuples(st.just("clear"), st.sampled_from("ab"), st.none()),
+        st.tuples(st.just("bury"), st.sampled_from([None, "a", "b"]), st.sampled_from([6.0, 30.0])),
+        st.tuples(st.just("commit"), st.integers(0, 3), st.none()),
+        st.tuples(st.just("fill"), st.none(), st.sampled_from([6.0, 30.0])),
+    ),
+    max_size=30,
+)
+
+
+def of(number: int, expires_at: float | None = None) -> Entry:
+    return entry(f"q{number}", namespace="ab"[number % 2], expires_at=expires_at)
+
+
+@given(STEPS)
+def test_the_store_comes_to_hold_what_memory_does(steps: list[tuple[Any, Any, Any]]) -> None:
+    """Whatever dies, and is put again, before the store has heard of its death."""
+    live = Live(Ledger(), len(unit(1.0)), Made(ExactIndex))
+    store: dict[Identity, Entry] = {}
+    held: dict[Identity, Entry] = {}
+
+    def commit(puts: Sequence[Entry] = (), asked: Any = (), cleared: Any = (), n: int = 0) -> None:
+        plan = live.plan(puts, asked, cleared, n)
+        for identity in [i for i, one in store.items() if one.namespace in plan.cleared]:
+            del store[identity]
+        for identity in plan.removed:
+            store.pop(identity, None)
+        store.update((one.identity, one) for one in plan.puts)
+        live.carry_out(plan)
+
+    for what, about, more in steps:
+        if what == "put":
+            one = of(about, more)
+            commit([one])
+            held[one.identity] = one
+        elif what == "remove":
+            commit(asked=[of(about).identity])
+            held.pop(of(about).identity, None)
+        elif what == "doom":
+            live.doom(of(about).identity)
+            held.pop(of(about).identity, None)
+        elif what == "clear":
+            commit(cleared=[about])
+            held = {i: one for i, one in held.items() if one.namespace != about}
+        elif what == "bury":
+            chosen = Selection(about, dead_by=more)
+            gone = live.bury(live.ledger.records(), chosen)
+            dead = [i for i, one in held.items() if chosen.has(one)]
+            assert gone.total() == len(dead)
+            for identity in dead:
+                del held[identity]
+        elif what == "commit":
+            commit(n=about)
+        else:
+            live.replace_all(store.values(), more)
+            held = {i: one for i, one in held.items() if not Selection(dead_by=more).has(one)}
+        assert {record.entry.identity for record in live.ledger.records()} == held.keys()
+    commit()
+    while live.buried:
+        commit(n=2)
+    assert store == held
+    assert live.plan((), ()).removed == ()
+
+
+def test_what_has_left_memory_is_counted_once() -> None:
+    """What was found dead when memory was filled, and what lookups have come across since."""
+    live = Live(Ledger(), len(unit(1.0)), Made(ExactIndex))
+    assert live.replace_all([of(n, 5.0 if n < 4 else 20.0) for n in range(8)], 6.0) == [*"abab"]
+    live.doom(of(6).identity)
+    assert live.bury_doomed("a") == 3
+    assert live.bury_doomed("a") == 0
+    assert live.bury_doomed(None) == 2
+    assert live.bury_doomed(None) == 0
+    assert live.buried == 5
+
+
+def test_what_was_put_in_place_of_the_dead_stays() -> None:
+    """Between looking at entries and burying the dead of them, one is put again."""
+    live = Live(Ledger(), len(unit(1.0)), Made(ExactIndex))
+    live.apply([of(0, 5.0), of(2, 5.0)], [])
+    records = live.ledger.records()
+    live.apply([of(0, 20.0)], [])
+    assert live.bury(records, Selection(dead_by=6.0)) == {"a": 1}
+    assert [record.entry.expires_at for record in live.ledger.records()] == [20.0]
