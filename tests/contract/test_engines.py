@@ -24,6 +24,7 @@ from support.engines import (
     postgres_url,
     redis_url,
     running,
+    until,
 )
 from support.worlds import PATIENCE
 
@@ -164,14 +165,14 @@ def test_caches_share_a_server_and_nothing_else(engine: Engine, tmp_path: Path) 
 
 def test_a_hung_engine_costs_one_timeout(engine: Engine, server: Any) -> None:
     """A server that answers nothing ends each call soon, and is used again once it answers."""
-    store = engine.store(server.url, timeout=0.5)
+    store = engine.store(server.url, timeout=1.0)
     store.claim(*CLAIM)
     store.commit(Changes(puts=(entry("a"),)))
     with server.hanging():
         for call in (
             lambda: store.fetch([entry("a").identity]),
             lambda: store.commit(Changes(puts=(entry("b"),))),
-            lambda: engine.store(server.url, timeout=0.5).claim(*CLAIM),
+            lambda: engine.store(server.url, timeout=1.0).claim(*CLAIM),
         ):
             start = time.monotonic()
             with pytest.raises(StoreBackendError, match="cannot be used"):
@@ -287,13 +288,14 @@ def test_the_missing_extra_is_named(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_counts_are_never_sent_twice(engine: Engine, server: Any) -> None:
-    """A commit with counts is never sent twice, whatever became of the first time."""
-    store = engine.store(server.url, timeout=0.5)
+    """A commit that got no answer was done once and whole, or not at all."""
+    store = engine.store(server.url, timeout=1.0)
     store.claim(*CLAIM)
     with ExitStack() as stack:
         stack.enter_context(server.hanging())
         with pytest.raises(StoreBackendError):
             store.commit(Changes(puts=(entry(),), counts={("n", "puts"): 1}))
     store.commit(Changes(counts={("n", "puts"): 1}))
-    assert store.counts()["n", "puts"] in (1, 2)
+    # What the server had got before it hung it may still be doing.
+    until(lambda: store.counts()["n", "puts"] == 1 + len(list(store.scan())))
     store.close()

@@ -122,7 +122,7 @@ def test_who_stops_in_the_midst_of_a_commit_lets_others_on(
     store: PostgresStore, tmp_path: Path
 ) -> None:
     """The lock of all commits is held no longer than a timeout by one who does nothing."""
-    brief = PostgresStore(postgres_url(), schema=own_name(tmp_path), timeout=0.3)
+    brief = PostgresStore(postgres_url(), schema=own_name(tmp_path), timeout=1.0)
     brief.claim(*CLAIM)
 
     def stalls(connection: Connection) -> None:

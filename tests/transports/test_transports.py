@@ -12,7 +12,7 @@ import pytest
 from support.clients import ON_LOOPS, WAYS, Way, asked
 from support.flights import flights_of
 from support.upstream import Upstream
-from support.worlds import Gate
+from support.worlds import PATIENCE, Gate
 
 import mneme
 from mneme import MemoryStore, SemanticCache
@@ -267,9 +267,11 @@ def test_item_32_a_timeout_leaves_nothing(way: Way, up: Upstream, cache: Any) ->
 
     async def scenario() -> None:
         async with way.client(up.url, cache) as client:
+            # Connecting may take as long as this machine needs.
+            timeout = way.module.Timeout(PATIENCE, read=0.05)
             for body in (ASKED, STREAMED):
                 with pytest.raises(way.module.ReadTimeout):
-                    await client.post(json=body, timeout=0.05)
+                    await client.post(json=body, timeout=timeout)
                 assert cache.stats().entries == len(flights_of(cache)) == 0
 
     way.world.run(scenario)

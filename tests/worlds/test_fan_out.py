@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from support.embedders import AsyncSpy, InFlight, Spy, cosine
+from support.embedders import AsyncSpy, Spy, cosine
 from support.scenes import STORES, Scene, StoreKind
-from support.worlds import WORLDS, Count, World, in_threads, settled, without_blocking
+from support.worlds import (
+    PATIENCE,
+    WORLDS,
+    Count,
+    World,
+    in_threads,
+    settled,
+    without_blocking,
+)
 
 from mneme import AsyncSemanticCache, MemoryStore, SemanticCache, semantic_cache
 
@@ -24,24 +31,25 @@ MANY = 100
 @ON_EACH_LOOP
 @IN_EACH_STORE
 def test_a_hundred_lookups_wait_together(world: World, kind: StoreKind, tmp_path: Path) -> None:
-    """A hundred lookups with a 50 ms embedder take far less than a hundred times 50 ms."""
-    flying = InFlight()
-
-    class Slow(AsyncSpy):
-        async def embed(self, text: str, /) -> Any:
-            with flying:
-                await anyio.sleep(0.05)
-            return await super().embed(text)
+    """All of a hundred lookups are inside a slow embedder at once."""
 
     async def scenario() -> None:
+        inside, all_are = Count(), anyio.Event()
+
+        class Meets(AsyncSpy):
+            async def embed(self, text: str, /) -> Any:
+                if inside.add() == MANY:
+                    all_are.set()
+                with anyio.fail_after(PATIENCE):
+                    await all_are.wait()
+                return await super().embed(text)
+
         store: Any = MemoryStore() if kind == "memory" else None
         path = tmp_path / "cache.db" if store is None else None
-        async with AsyncSemanticCache(path, store=store, embedder=Slow()) as cache:
-            start = time.perf_counter()
+        async with AsyncSemanticCache(path, store=store, embedder=Meets()) as cache:
             await world.together(*[lambda at=at: cache.get(f"{at}") for at in range(MANY)])
-            took = time.perf_counter() - start
-        assert took < MANY * 0.05 / 4
-        assert flying.most > MANY / 2
+            # Who waited in vain would be a miss as well.
+            assert (cache.stats().misses, cache.stats().failed_open) == (MANY, 0)
 
     world.run(scenario)
 
