@@ -28,6 +28,7 @@ __all__ = [
     "Confidence",
     "Deferring",
     "Embedder",
+    "Fetching",
     "FlightLock",
     "FlightLocks",
     "Guard",
@@ -286,16 +287,22 @@ class FlightLocks(Protocol):
 
 
 @runtime_checkable
-class Searching(Protocol):
-    """What can answer lookups itself, without its entries being in this process."""
+class Fetching(Protocol):
+    """What gives single entries back, quickly enough for a lookup to ask."""
 
     def fetch(self, identities: Sequence[Identity]) -> Sequence[Entry | None]:
         """
         The entry of each identity, in order and without its vector; None: there is none.
 
-        One that is dead may still be there; who asks looks at its dates.
+        What `commit` returned from is found. One that is dead may still be there; who asks
+        looks at its dates.
         """
         ...
+
+
+@runtime_checkable
+class Searching(Fetching, Protocol):
+    """What can answer lookups itself, without its entries being in this process."""
 
     def search(
         self, partition: Partition, vector: Vector, *, k: int, at_least: float, now: float

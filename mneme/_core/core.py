@@ -126,15 +126,21 @@ class Core(Recalling):
         """The nearest live entries of `partition`, best first, as in `Live.near`."""
         if (engine := self.engine) is not None:
             with store_errors(self.store):
-                return tuple(
+                found = tuple(
                     engine.search(
                         partition, vector, k=NEIGHBOURS, at_least=at_least, now=self.clock()
                     )
                 )
-        found = self.live.near(partition, vector, NEIGHBOURS, at_least)
+        else:
+            found = self.live.near(partition, vector, NEIGHBOURS, at_least)
         if self.live.is_outgrown(partition):
             self.growing.see_to(partition, self.live, self.store)
         return found
+
+    @property
+    def searches_itself(self) -> bool:
+        """Whether memory has all vectors, so that `near_many` may be asked."""
+        return self.engine is None
 
     def near_many(
         self, partition: Partition, vectors: Vector, at_least: float
@@ -144,7 +150,7 @@ class Core(Recalling):
 
     def may_hold(self, ask: Ask) -> bool:
         """Whether there is anything that a search for `ask` could find."""
-        return self.engine is not None or self.live.search_size(ask.partition) > 0
+        return self._warming is not None or self.live.search_size(ask.partition) > 0
 
     def judge(self, ask: Ask, vector: Vector, candidates: Sequence[Candidate]) -> Hit | Miss:
         """The semantic layer's word on `candidates`."""
@@ -232,7 +238,7 @@ class Core(Recalling):
     def refit(self, judge: Judge) -> None:
         """Fit what `judge` has learned to all its labels: some ten milliseconds."""
         # What is not in memory yet is not gone.
-        knows_all = self.engine is None
+        knows_all = self._warming is None
         judge.refit(lambda identity: not knows_all or self.live.find(*identity) is not None)
 
     def miss(self, ask: Ask, reason: MissReason) -> Miss:

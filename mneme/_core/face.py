@@ -14,6 +14,7 @@ from mneme._core.engine import EngineCore
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import Ask, check_namespace
 from mneme._core.keys import normalize as normalize_prompt
+from mneme._core.lean import LeanCore
 from mneme._core.manner import Manner, Mode, PolicyName
 from mneme._core.settings import SelfCheck, Settings, check_count
 from mneme._core.threshold import CalibratedThreshold, threshold_of
@@ -24,6 +25,7 @@ from mneme.stores.sqlite import SQLiteStore
 from mneme.types import (
     AnyEmbedder,
     Confidence,
+    Fetching,
     Guard,
     MetricsHook,
     Normalizer,
@@ -34,17 +36,51 @@ from mneme.types import (
     Verifier,
 )
 
-__all__ = ["Face", "Pairs", "VectorDtype", "asked_pairs", "check_embedder", "face_of", "terms_of"]
+__all__ = [
+    "Answers",
+    "Face",
+    "Pairs",
+    "VectorDtype",
+    "asked_pairs",
+    "check_embedder",
+    "face_of",
+    "terms_of",
+]
 
 F = TypeVar("F", bound="Face")
 
 VectorDtype: TypeAlias = Literal["float32", "float16", "int8"]
+
+Answers: TypeAlias = Literal["memory", "store"]
 
 
 def _normalizer(wanted: bool | Normalizer) -> Normalizer:
     if callable(wanted):
         return wanted
     return normalize_prompt if wanted else str
+
+
+def _core_for(store: Store, answers: Answers) -> type[Core]:
+    """
+    The kind of core that `store` needs for `answers` to be where they are wanted.
+
+    Raises:
+        ValueError: there is no such place, or `store` gives no single entries back.
+    """
+    if answers not in ("memory", "store"):
+        raise ValueError(f"answers must be one of ('memory', 'store'), got {answers!r}.")
+    if isinstance(store, SearchableStore):
+        # They stay with the engine either way.
+        return EngineCore
+    if answers == "memory":
+        return Core
+    if not isinstance(store, Fetching):
+        raise ValueError(
+            f"answers='store' needs a store that gives single answers back, and "
+            f"{store.description} does not. Nothing was opened. "
+            "Use path= (a SQLite file), or leave answers= out."
+        )
+    return LeanCore
 
 
 class Face:
@@ -79,6 +115,7 @@ class Face:
         index_backend: Literal["auto", "numpy", "hnsw"] = "auto",
         index_options: Mapping[str, Any] | None = None,
         vector_dtype: VectorDtype = "float32",
+        answers: Answers = "memory",
         stale_check_interval: float | timedelta = 0.0,
         max_query_bytes: int = 32_768,
         max_response_bytes: int = 4 * 1_048_576,
@@ -133,6 +170,8 @@ class Face:
             vector_dtype: how they are kept in memory: ``"float16"`` takes half of float32 and
                 ``"int8"`` a quarter; the few that may answer are decided by their float32
                 vectors, which the store keeps.
+            answers: where they are between lookups: ``"memory"``, or ``"store"``, where each
+                hit reads its answer and memory holds little beside the vectors.
             stale_check_interval: seconds that another process's write may stay unseen;
                 0: look each time.
             max_query_bytes, max_response_bytes, max_metadata_bytes: limits, in UTF-8.
@@ -197,7 +236,7 @@ class Face:
         if store is None:
             store = SQLiteStore(path or "", durability=durability)
         indexing = Indexing(store, index_backend, index_options or {}, vector_dtype)
-        kind = EngineCore if isinstance(store, SearchableStore) else Core
+        kind = _core_for(store, answers)
         if kind is EngineCore and (index_backend, vector_dtype) != ("auto", "float32"):
             raise ValueError(
                 f"{store.description} searches by itself, in float32. Leave index_backend= and "

@@ -9,7 +9,7 @@ from typing import Protocol
 from mneme._core.freshness import freshness
 from mneme._core.ledger import Ledger
 from mneme._core.live import Live
-from mneme.records import Entry, Key, Partition, Vector
+from mneme.records import Entry, Identity, Key, Partition, Vector
 from mneme.types import Index
 
 __all__ = ["Filling", "Indexed"]
@@ -35,27 +35,26 @@ class Indexed(Protocol):
 
 
 class Filling(Live):
-    """What is live, once all of it is here: `adopt` the indexes, `fill` in entries, `settle`."""
+    """Once all is here what is live: `adopt` indexes, `fill` in entries, `complete`, `settle`."""
 
     @classmethod
     def like(cls, live: Live) -> Filling:
         """An empty one with the limits of `live`, which will take it over."""
         ledger = Ledger(live.ledger.max_entries, live.ledger.quotas)
-        made = cls(ledger, live._dim, live._indexing)
-        made._searched = Counter()
+        made = cls(ledger, live._dim, live._indexing, live.keeps)
+        made._searched, made._later = Counter(), set()
         return made
 
     _searched: Counter[Partition]
     """How many entries of each partition have a vector."""
+    _later: set[Identity]
+    """Entries that no index had when this began."""
 
     def adopt(self, partition: Partition, source: Indexed) -> None:
-        """Take over the index of `partition`, whose entries `fill` will bring."""
-        index = source.index(partition)
-        if index is None or not self._indexing.is_plain:
-            index = self._indexing.make(self._dim, partition)
-            for key, vector in source.rows(partition):
-                index.add(key, vector)
-        self._use(partition, index)
+        """Take over the index of `partition`, whose entries `fill` will bring; if it can be."""
+        index = source.index(partition) if self._indexing.is_plain else None
+        if index is not None:
+            self._use(partition, index)
 
     def fill(self, page: Iterable[tuple[Entry, bool]], now: float) -> list[str]:
         """
@@ -71,12 +70,30 @@ class Filling(Live):
                     self._bury(entry)
                     continue
                 if is_indexed:
-                    self._ledger.put(entry)
+                    self._ledger.put(self.keeps(entry))
                 else:
                     self._remember(entry)
+                    self._later.add(entry.identity)
                 if is_indexed or entry.vector is not None:
                     self._searched[entry.partition] += 1
         return expired
+
+    def complete(self, partition: Partition, source: Indexed) -> None:
+        """
+        When all entries are there: make the index of `partition` if it could not be adopted.
+
+        Not before: of each key there is one object then, that of its entry.
+        """
+        if self._indexing.is_plain:
+            return
+        index = self._indexes.get(partition)
+        if index is None:
+            index = self._indexing.make(self._dim, partition)
+            self._use(partition, index)
+        for key, vector in source.rows(partition):
+            record = self._ledger.find(partition, key)
+            if record is not None and record.entry.identity not in self._later:
+                index.add(record.entry.key, vector)
 
     def settle(self, source: Indexed) -> bool:
         """When all is filled: let go of rows that are nobody's; whether none is missing."""

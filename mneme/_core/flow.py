@@ -192,7 +192,7 @@ async def explain(port: Port, ask: Ask, vector: Any = None) -> Explanation:
         else:
             try:
                 candidates = await port.near(ask.partition, unit)
-            except STORE_WEATHER:
+            except STORE_BROKEN:
                 outcome = outcome if outcome is not None else core.miss(ask, "store_failed")
             if outcome is None:
                 outcome = core.weighed(ask, unit, candidates)
@@ -337,11 +337,11 @@ async def known(port: Port, ask: Ask) -> Hit | Miss | None:
     # Asked first: memory may be filled, and the engine let go of, just between the two.
     engine = core.engine
     found = core.recall(ask)
-    if found is not None or engine is None:
+    if found is not None or engine is None or not core.may_be_fetched(ask):
         return found
     try:
         return await port.fetch(ask)
-    except STORE_WEATHER as exc:
+    except STORE_BROKEN as exc:
         return _without_store(core, ask, exc)
 
 
@@ -360,7 +360,7 @@ async def compare(port: Port, ask: Ask, vector: Any = None, also: Ask | None = N
         if also is not None:
             beside = await port.near(also.partition, unit, floor)
             candidates = sorted((*candidates, *beside), key=lambda one: -one.similarity)
-    except STORE_WEATHER as exc:
+    except STORE_BROKEN as exc:
         return _without_store(core, ask, exc)
     outcome = core.judge(ask, unit, candidates)
     if not candidates and isinstance(outcome, Miss):

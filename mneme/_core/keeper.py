@@ -134,6 +134,8 @@ class Keeper(_forks.Forked):
         self._warming: Warming | None = None
         self.engine: Searching | None = None
         """Who answers what memory does not hold; None: memory holds everything."""
+        self._lasting: Searching | None = None
+        """The `engine` from when memory is filled."""
         self._past: dict[Identity, Entry] = {}
         """What `engine` gave that was past its time: it may yet be served stale."""
         ledger = Ledger(settings.max_entries, settings.namespace_quotas)
@@ -311,7 +313,7 @@ class Keeper(_forks.Forked):
             # In this order: what is to be forgotten is not found in between.
             self._warming = None
             self._forget_as_asked()
-            self.engine = None
+            self.engine = self._lasting
             self._past.clear()
 
     def be_warm(self) -> None:

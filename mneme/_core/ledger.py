@@ -16,8 +16,11 @@ from mneme.records import Entry, Identity, Key, Partition
 
 __all__ = ["Ledger", "Record"]
 
-_OVERHEAD = 600
-"""Bytes of Python objects around one entry's text and vector, measured with `tracemalloc`."""
+_OVERHEAD = 400
+"""Bytes of Python objects around one entry and its vector, measured with `tracemalloc`."""
+
+_TEXT_OVERHEAD = 200
+"""Bytes more of them where prompt and answer are in memory."""
 
 
 class Record:
@@ -43,8 +46,9 @@ class Ledger:
         self, max_entries: int | None = None, quotas: Mapping[str, int] | None = None
     ) -> None:
         self.max_entries = max_entries
-        # May hold records that `clear` has made nobody's, until `sweep` comes to them.
-        self._live: Queue = OrderedDict()
+        # Who has no limit has no hand that goes round. May hold records that `clear` has made
+        # nobody's, until `sweep` comes to them.
+        self._live: Queue | None = None if max_entries is None else OrderedDict()
         self._cleared: list[dict[Key, Record]] = []
         self._count = 0
         self.by_prompt: dict[Partition, dict[str, Record]] = {}
@@ -76,7 +80,9 @@ class Ledger:
         return list(self._by_key.get(partition, ()))
 
     def records(self) -> list[Record]:
-        """A snapshot of all records, those that may have to go first ahead."""
+        """A snapshot of all records; where there is a limit, those that may have to go first."""
+        if self._live is None:
+            return [one for shelf in list(self._by_key.values()) for one in list(shelf.values())]
         records = list(self._live)
         return [one for one in records if self._has(one)] if self._cleared else records
 
@@ -109,20 +115,22 @@ class Ledger:
             return
         self.quotas[namespace] = quota
         if namespace not in self._queues:
-            self._queues[namespace] = OrderedDict.fromkeys(
-                record
-                for record in self._live
-                if record.entry.namespace == namespace and self._has(record)
-            )
+            own = [one for one in self.records() if one.entry.namespace == namespace]
+            if self._live is None:
+                own.sort(key=lambda one: one.entry.created_at)
+            self._queues[namespace] = OrderedDict.fromkeys(own)
 
     def put(self, entry: Entry) -> None:
         """Make `entry` live, in place of an older one of its identity."""
         namespace, partition = entry.namespace, entry.partition
         self.remove((partition, entry.key))
         record = Record(entry)
-        self._live[record] = None
+        if self._live is not None:
+            self._live[record] = None
         self._count += 1
-        self.by_prompt.setdefault(partition, {})[entry.prompt] = record
+        shelf = self.by_prompt.setdefault(partition, {})
+        if entry.prompt:
+            shelf[entry.prompt] = record
         self._by_key.setdefault(partition, {})[entry.key] = record
         self._partitions.setdefault(namespace, set()).add(partition)
         self._sizes[namespace] = self._sizes.get(namespace, 0) + 1
@@ -135,7 +143,8 @@ class Ledger:
         record = self.find(*identity)
         if record is None:
             return None
-        del self._live[record]
+        if self._live is not None:
+            del self._live[record]
         self._count -= 1
         entry = record.entry
         namespace, partition = entry.namespace, entry.partition
@@ -172,8 +181,10 @@ class Ledger:
             shelf = self._cleared[-1]
             while shelf and limit > 0:
                 limit -= 1
-                # Eviction may have come to it before.
-                self._live.pop(shelf.popitem()[1], None)
+                _, record = shelf.popitem()
+                if self._live is not None:
+                    # Eviction may have come to it before.
+                    self._live.pop(record, None)
             if not shelf:
                 self._cleared.pop()
         return bool(self._cleared)
@@ -195,7 +206,8 @@ class Ledger:
             kept = kept[max(0, len(kept) - limit) :]
         if self.quotas:
             gone = self._over_quotas(kept, {entry.namespace for entry in puts}.union(namespaces))
-        if limit is not None and (excess := self._count + len(kept) - len(gone) - limit) > 0:
+        excess = 0 if limit is None else self._count + len(kept) - len(gone) - limit
+        if self._live is not None and excess > 0:
             spared = {entry.identity for entry in kept}
             excess -= sum(self.find(*identity) is not None for identity in spared)
             gone.update(dict.fromkeys(self._victims(self._live, excess, spared | gone.keys())))
@@ -258,4 +270,8 @@ def _latest(puts: Sequence[Entry]) -> list[Entry]:
 
 
 def _weight(entry: Entry) -> int:
-    return _OVERHEAD + len(entry.prompt) + len(entry.payload.data) + len(entry.metadata)
+    if not entry.prompt:
+        # They stay in the store.
+        return _OVERHEAD
+    text = len(entry.prompt) + len(entry.payload.data) + len(entry.metadata)
+    return _OVERHEAD + _TEXT_OVERHEAD + text

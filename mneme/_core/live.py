@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Protocol
 
 from mneme import _forks
-from mneme._core.entries import with_vector
+from mneme._core.entries import Keeping
 from mneme._core.freshness import freshness
 from mneme._core.ledger import Ledger, Record
 from mneme._core.making import maker
@@ -110,11 +110,14 @@ class Live:
     the buried, it hears bit by bit: no commit of somebody else's carries them all.
     """
 
-    def __init__(self, ledger: Ledger, dim: int, indexing: Indexing) -> None:
+    def __init__(
+        self, ledger: Ledger, dim: int, indexing: Indexing, keeps: Keeping | None = None
+    ) -> None:
         self._ledger = ledger
         self.by_prompt = ledger.by_prompt
         self._dim = dim
         self._indexing = indexing
+        self.keeps = keeps or Keeping()
         self._indexes: dict[Partition, Index] = {}
         self._priced: dict[Partition, Priced] = {}
         self._coming: dict[Partition, Coming] = {}
@@ -190,7 +193,7 @@ class Live:
         )
 
     def select(self, chosen: Selection) -> list[Identity]:
-        """The identities of the entries that `chosen` says, oldest first."""
+        """The identities of the entries that `chosen` says."""
         return [r.entry.identity for r in self._ledger.records() if chosen.has(r.entry)]
 
     def plan(
@@ -421,13 +424,13 @@ class Live:
 
     def _bury(self, entry: Entry) -> None:
         """Leave out an entry that was found dead in the store."""
-        self._buried[entry.identity] = with_vector(entry, None)
+        self._buried[entry.identity] = self.keeps(entry)
         self._uncounted[entry.namespace] += 1
 
     def _is_doomed(self, entry: Entry) -> bool:
         """Whether it is the very entry that memory has let go of, not one put since."""
         gone = self._doomed.get(entry.identity) or self._buried.get(entry.identity)
-        return gone is not None and gone == with_vector(entry, None)
+        return gone is not None and gone == self.keeps(entry)
 
     def _remember(self, entry: Entry) -> None:
         partition, key, vector = entry.partition, entry.key, entry.vector
@@ -442,7 +445,7 @@ class Live:
         if self._coming and (coming := self._coming.get(partition)) is not None:
             coming.hear(key, vector)
         # The index holds the vector from here on: kept twice it would be most of the memory.
-        self._ledger.put(entry if vector is None else with_vector(entry, None))
+        self._ledger.put(self.keeps(entry))
         if self._doomed or self._buried:
             # An older entry of this identity may have been doomed while this was on its way.
             self._doomed.pop((partition, key), None)

@@ -152,6 +152,10 @@ class Recalling(Housekeeping):
         self.aliases.drop(identity)
         return alias.entry
 
+    def may_be_fetched(self, ask: Ask) -> bool:
+        """Whether `engine` may have what memory could not answer."""
+        return True
+
     def fetched(self, ask: Ask) -> Hit | None:
         """The exact layer's hit, asked of the engine. Touches the store."""
         if (engine := self.engine) is None:

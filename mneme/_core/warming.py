@@ -225,6 +225,10 @@ class Warming:
             expired += live.fill(page, now)
             if not self._goes_on():
                 return None
+        for partition in self._cold.partitions:
+            live.complete(partition, self._cold)
+            if not self._goes_on():
+                return None
         if not live.settle(self._cold):
             raise Wrong("there are entries without their vectors")
         return expired

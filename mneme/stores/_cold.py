@@ -12,18 +12,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
 
 from mneme import _forks
 from mneme.indexes._names import KEY_BYTES
 from mneme.indexes.exact import ExactIndex
 from mneme.records import Candidate, Entry, Identity, Key, Partition, Vector
+from mneme.stores._named import entries_named
 from mneme.stores._rows import death_of
 from mneme.stores._sidefile import SideFile
 from mneme.stores._sqlite_file import SQLiteFile
 from mneme.stores._stored import (
     BARE,
-    STORED,
     VECTORS,
     bare_entry,
     stored_entry,
@@ -32,13 +31,8 @@ from mneme.stores._stored import (
 
 __all__ = ["ColdEntries"]
 
-_Read = Callable[[Sequence[Any], int], Entry | None]
-
 PAGE_ROWS = 128
 """Entries that are read at once while others look things up: about a millisecond."""
-
-ASKED_AT_ONCE = 64
-"""Entries that are read by name in one statement."""
 
 CLOSE = 4e-6
 """How far apart two cosines of the same vectors may be that were added up in another order."""
@@ -46,13 +40,6 @@ CLOSE = 4e-6
 LAST = 2**63 - 1
 """The highest number that SQLite can give a row."""
 
-# Joined: given pairs in a condition, SQLite reads the whole table.
-_NAMED = (
-    "WITH asked (partition, key) AS (VALUES {places}) SELECT {columns} "
-    "FROM asked a CROSS JOIN live e ON e.partition = a.partition AND e.key = a.key"
-)
-_BARE_NAMED = ", ".join(f"e.{name}" for name in BARE).replace("e.length(", "length(e.")
-_ALL_NAMED = ", ".join(f"e.{name}" for name in STORED)
 
 # The vectors of rows up to the stamp are in the side file: only their length is read.
 _PAGE = (
@@ -90,8 +77,9 @@ class ColdEntries:
     # -- lookups -------------------------------------------------------------------------------
 
     def fetch(self, identities: Sequence[Identity]) -> Sequence[Entry | None]:
-        rows = self._named(identities, _BARE_NAMED)
-        found = {entry.identity: entry for _, entry in self._whole(rows, bare_entry)}
+        found = {
+            entry.identity: entry for _, entry in entries_named(self._file, identities, self._dim)
+        }
         return [found.get(identity) for identity in identities]
 
     def search(
@@ -130,7 +118,7 @@ class ColdEntries:
         while True:
             pairs = index.search(vector, k=wanted, at_least=max(-1.0, at_least - CLOSE))
             names = [(partition, key) for key, _ in pairs[looked_at:]]
-            for seq, entry in self._whole(self._named(names, _ALL_NAMED), stored_entry):
+            for seq, entry in entries_named(self._file, names, self._dim, "all"):
                 death = death_of(entry)
                 is_dead = death is not None and now >= death
                 if entry.vector is None or is_dead or seq not in numbers:
@@ -142,24 +130,6 @@ class ColdEntries:
             if len(good) >= k or looked_at < wanted:
                 return good
             wanted *= 2
-
-    def _whole(self, rows: Iterator[Any], read: _Read) -> Iterator[tuple[int, Entry]]:
-        """The entries of those `rows` that are as they were written, with their numbers."""
-        for row in rows:
-            entry = read(row, self._dim)
-            if entry is None:
-                self._file.found_bad(row[0])
-            else:
-                yield row[0], entry
-
-    def _named(self, identities: Sequence[Identity], columns: str) -> Iterator[Any]:
-        for at in range(0, len(identities), ASKED_AT_ONCE):
-            some = identities[at : at + ASKED_AT_ONCE]
-            places = ", ".join(["(?, ?)"] * len(some))
-            yield from self._file.rows(
-                _NAMED.format(places=places, columns=columns),
-                tuple(part for identity in some for part in identity),
-            )
 
     def index(self, partition: Partition) -> ExactIndex | None:
         """The vectors of `partition` up to the stamp."""

@@ -7,11 +7,11 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mneme import _forks
 from mneme.errors import MnemeError
-from mneme.records import Changes
+from mneme.records import Changes, Identity
 from mneme.stores._merge import merged
 
 __all__ = ["GroupCommit"]
@@ -41,6 +41,9 @@ ANSWER_BITS = 12
 """An entry counts once more for every 4 KB of its answer: what waits is held in memory."""
 
 
+NOTHING = Changes()
+
+
 class GroupCommit:
     """
     Collects changes and writes them in groups, within `delay` seconds of when they came.
@@ -63,6 +66,8 @@ class GroupCommit:
         self._clock = clock
         self._logged = float("-inf")
         self._waiting: deque[tuple[float, Changes]] = deque()
+        self._in_hand: list[tuple[float, Changes]] = []
+        """What is being written."""
         self._entries = 0
         self._added = 0
         self._written = 0
@@ -102,6 +107,22 @@ class GroupCommit:
         with self._lock:
             return self._clock() - self._waiting[0][0] if self._waiting else 0.0
 
+    def coming(self, identities: Sequence[Identity]) -> Changes:
+        """What was done to `identities` and is not written yet; and what was cleared."""
+        if self._written == self._added:
+            return NOTHING
+        wanted = set(identities)
+        with self._lock:
+            unwritten = [changes for _, changes in (*self._in_hand, *self._waiting)]
+        return merged(
+            Changes(
+                tuple(entry for entry in changes.puts if entry.identity in wanted),
+                tuple(identity for identity in changes.removed if identity in wanted),
+                cleared=changes.cleared,
+            )
+            for changes in unwritten
+        )
+
     def try_flush(self) -> None:
         """Write what waits; a failure is logged, and what waits goes on waiting."""
         self._try(self.flush)
@@ -132,6 +153,7 @@ class GroupCommit:
     def in_child(self) -> None:
         """After a fork: what waits is the parent's to write, as its thread is the parent's."""
         self._waiting.clear()
+        self._in_hand = []
         self._entries = 0
         self._written = self._added
         # Made anew: an event has a lock of its own.
@@ -179,10 +201,12 @@ class GroupCommit:
             with self._lock:
                 self._waiting.extendleft((now, changes) for _, changes in reversed(taken))
                 self._entries += sum(_size(changes) for _, changes in taken)
+                self._in_hand = []
             self._is_failing = True
             self._filled.set()
             raise
         self._is_failing = False
+        self._in_hand = []
         self._written += len(taken)
 
     def _take(self, limit: int) -> list[tuple[float, Changes]]:
@@ -194,6 +218,7 @@ class GroupCommit:
                 taken.append(self._waiting.popleft())
                 size += _size(taken[-1][1])
             self._entries -= size
+            self._in_hand = taken
         return taken
 
     def _try(self, write: Callable[[], object]) -> None:

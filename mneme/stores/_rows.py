@@ -18,7 +18,7 @@ COLUMNS = (
     "created_at", "expires_at", "dies_at", "vector",
 )  # fmt: skip
 
-_KINDS = get_args(PayloadKind)
+_KINDS: dict[Any, PayloadKind] = {kind: kind for kind in get_args(PayloadKind)}
 
 
 def as_bytes(text: str) -> bytes:
@@ -85,7 +85,9 @@ def entry_of(row: Sequence[Any], dim: int, *, is_checked: bool = False) -> Entry
         return None
     if not isinstance(metadata, str) or not isinstance(tags, str):
         return None
-    if kind not in _KINDS or not isinstance(payload, str if kind in ("text", "json") else bytes):
+    # Of each kind one object: a row comes with its own.
+    known = _KINDS.get(kind)
+    if known is None or not isinstance(payload, str if kind in ("text", "json") else bytes):
         return None
     if not isinstance(created_at, float) or not math.isfinite(created_at):
         return None
@@ -113,7 +115,7 @@ def entry_of(row: Sequence[Any], dim: int, *, is_checked: bool = False) -> Entry
         partition=Partition(partition),
         key=Key(key),
         prompt=prompt,
-        payload=Payload(kind, payload),
+        payload=Payload(known, payload),
         vector=unit,
         created_at=created_at,
         expires_at=expires_at,

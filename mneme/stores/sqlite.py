@@ -13,6 +13,7 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,8 @@ from mneme.errors import MnemeError
 from mneme.records import Changes, Entry, Identity, Key, Label, Partition, Vector
 from mneme.stores import _flight_lock
 from mneme.stores._cold import ColdEntries
-from mneme.stores._group import GroupCommit
+from mneme.stores._group import NOTHING, GroupCommit
+from mneme.stores._named import entries_named
 from mneme.stores._rows import check_text
 from mneme.stores._sidekeeping import Directions, SideKeeper
 from mneme.stores._sqlite_file import SQLiteFile
@@ -141,6 +143,19 @@ class SQLiteStore(_forks.Forked):
                 else:
                     found[row[1], row[2]] = vector
         return found
+
+    def fetch(self, identities: Sequence[Identity]) -> Sequence[Entry | None]:
+        """The entry of each identity, in order and without its vector; None: there is none."""
+        if not identities:
+            return []
+        # First: what is written meanwhile is in the file by the time that is read.
+        coming = NOTHING if self._group is None else self._group.coming(identities)
+        found = {entry.identity: replace(entry, vector=None) for entry in coming.puts}
+        written = [one for one in identities if one not in found and one not in coming.removed]
+        for _, entry in entries_named(self._file, written, self._dim):
+            if entry.namespace not in coming.cleared:
+                found[entry.identity] = entry
+        return [found.get(identity) for identity in identities]
 
     def commit(self, changes: Changes) -> int:
         if self._group is None:

@@ -151,6 +151,8 @@ def _understood(settings: dict[str, Any]) -> dict[str, Any]:
     """`settings` without what would be the default of this repository's package."""
     if settings.pop("durability", "commit") != "commit":
         raise Unsupported("mneme-cache has no group commits.")
+    if settings.pop("answers", "memory") != "memory":
+        raise Unsupported("mneme-cache keeps every answer in memory")
     return settings
 
 

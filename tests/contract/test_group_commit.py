@@ -251,3 +251,45 @@ def test_what_came_while_others_were_written_waits_no_whole_delay(no_turn: None)
     now[0] = 75.0
     assert _left(weakref.ref(group), 60) == 0
     group.close()
+
+
+def test_what_is_coming_can_be_asked_for() -> None:
+    """The last word on each that was asked for, until it is written; also while it is."""
+    seen: list[Changes] = []
+    asked = [entry(name).identity for name in ("a", "b", "gone", "other")]
+
+    def write(changes: Changes) -> None:
+        seen.append(group.coming(asked))
+
+    group = GroupCommit(write, delay=60)
+    assert group.coming(asked) == Changes()
+    group.add(Changes(puts=(entry("a", "old"), entry("c"), entry("gone"))))
+    group.add(Changes(puts=(entry("a", "new"), entry("b")), removed=(entry("gone").identity,)))
+    group.add(Changes(cleared=("elsewhere",), removed=(entry("c").identity,)))
+    coming = group.coming(asked)
+    assert coming.puts == (entry("a", "new"), entry("b"))
+    assert coming.removed == (entry("gone").identity,)
+    assert coming.cleared == ("elsewhere",)
+    group.flush()
+    assert seen == [coming]
+    assert group.coming(asked) == Changes()
+    group.close()
+
+
+def test_what_could_not_be_written_is_still_coming() -> None:
+    """Until a later attempt succeeds; a child of a fork has nothing to write."""
+    writer = Writer()
+    group = GroupCommit(writer, delay=60)
+    asked = [entry("a").identity]
+    writer.fails = True
+    group.add(Changes(puts=(entry("a"),)))
+    with pytest.raises(StoreBackendError):
+        group.flush()
+    assert group.coming(asked).puts == (entry("a"),)
+    writer.fails = False
+    group.flush()
+    assert group.coming(asked) == Changes()
+    group.add(Changes(puts=(entry("a"),)))
+    group.in_child()
+    assert group.coming(asked) == Changes()
+    group.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mneme import MemoryStore, SQLiteStore
-from mneme.records import Changes
+from mneme.records import Changes, Payload
 from mneme.testing import StoreContract, entry
-from mneme.types import Store
+from mneme.types import Fetching, Store
 
 
 class TestMemoryStore(StoreContract):
@@ -24,6 +24,23 @@ class TestSQLiteStore(StoreContract):
 
     def beside(self, store: Store, place: Path) -> Store:
         return self.make_store(place)
+
+    def test_single_entries_come_back(self, tmp_path: Path) -> None:
+        """In the order in which they are asked for, without vectors; None for what is not there."""
+        store = self._opened(tmp_path)
+        assert isinstance(store, Fetching)
+        kept = [entry(f"entry {n}") for n in range(150)]
+        kept.append(entry("bytes", payload=Payload("bytes", bytes(range(256))), tags=("t",)))
+        store.commit(Changes(puts=tuple(kept)))
+        gone = entry("gone", namespace="emptied")
+        store.commit(Changes(puts=(gone,)))
+        store.commit(Changes(cleared=("emptied",)))
+        asked = [kept[7], gone, *kept[::-1], kept[7]]
+        found = store.fetch([one.identity for one in asked])
+        assert found == [kept[7], None, *kept[::-1], kept[7]]
+        assert all(one is None or one.vector is None for one in found)
+        assert store.fetch([]) == []
+        store.close()
 
 
 class TestSQLiteStoreInGroups(TestSQLiteStore):

@@ -1,4 +1,4 @@
-"""An entry with another vector is the same entry."""
+"""An entry with another vector is the same entry; without its answer it is still that one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mneme._core.entries import give_vector, with_vector
+from mneme._core import entries
+from mneme._core.entries import Keeping, give_vector, with_vector
+from mneme.codecs import AutoCodec
+from mneme.errors import CodecError
 from mneme.records import Entry, Key, Partition, Payload
+from mneme.testing import entry as made
 
 TIMES = st.none() | st.floats(0, 1e10)
 VECTORS = st.sampled_from([None, np.eye(2, dtype=np.float32)[0], np.eye(2, dtype=np.float32)[1]])
@@ -56,3 +60,51 @@ def test_a_vector_that_is_given_changes_nothing_else(entry: Entry, vector: Any) 
     give_vector(entry, vector)
     for field in fields(Entry):
         assert getattr(entry, field.name) is getattr(before, field.name)
+
+
+@given(st.lists(ENTRIES, max_size=5), st.booleans())
+def test_what_memory_keeps(some: list[Entry], has_answers: bool) -> None:
+    """Never a vector; without answers only whose an entry is and when it ends."""
+    keeps = Keeping(answers=has_answers)
+    for entry in some:
+        kept = keeps(entry)
+        assert type(kept) is Entry
+        assert kept.vector is None
+        assert keeps(kept) == kept
+        nothing = {} if has_answers else {"prompt": "", "payload": kept.payload, "metadata": "{}"}
+        expected = replace(entry, **nothing, vector=None)
+        for field in fields(Entry):
+            assert getattr(kept, field.name) == getattr(expected, field.name)
+
+
+def test_no_answer_is_never_taken_for_one() -> None:
+    """What stands in its place is read by no codec."""
+    kept = Keeping(answers=False)(made("a"))
+    with pytest.raises(CodecError):
+        AutoCodec().decode(kept.payload)
+
+
+@given(ENTRIES, ENTRIES)
+def test_two_versions_without_their_answers(one: Entry, other: Entry) -> None:
+    """They are told apart by name, times and tags."""
+    keeps = Keeping(answers=False)
+    told = ("namespace", "partition", "key", "created_at", "expires_at", "dies_at", "tags")
+    alike = all(getattr(one, name) == getattr(other, name) for name in told)
+    assert (keeps(one) == keeps(other)) is alike
+    later = replace(one, created_at=one.created_at + 1.0)
+    assert keeps(later) != keeps(one)
+
+
+def test_what_many_have_in_common_is_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions, namespaces and tags; what is remembered of them has an end."""
+    monkeypatch.setattr(entries, "MOST_SHARED", 10)
+    keeps = Keeping()
+    one, other = (
+        keeps(made(name, namespace="".join(["a", "b"]), tags=("".join(["c", "d"]),)))
+        for name in ("p", "q")
+    )
+    for field in ("namespace", "partition", "tags"):
+        assert getattr(one, field) is getattr(other, field)
+    for n in range(100):
+        assert keeps(made("p", namespace=f"space {n}")).namespace == f"space {n}"
+        assert len(keeps._one) <= 13

@@ -79,7 +79,7 @@ def side_file(path: Path) -> Path:
 
 
 def is_cold(cache: Any) -> bool:
-    return cache._core.engine is not None
+    return cache._core._warming is not None
 
 
 def warm(cache: Any) -> None:

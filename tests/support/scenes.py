@@ -19,9 +19,12 @@ from mneme import AsyncSemanticCache, MemoryStore, SemanticCache
 from mneme.testing import ManualClock
 from mneme.types import Store
 
-StoreKind = Literal["memory", "sqlite", "engine"]
-IN_PROCESS: tuple[StoreKind, ...] = ("memory", "sqlite")
-"""Stores whose entries are all in memory, which therefore knows at once what has become of them."""
+StoreKind = Literal["memory", "sqlite", "lean", "engine"]
+IN_PROCESS: tuple[StoreKind, ...] = ("memory", "sqlite", "lean")
+"""
+Stores whose entries are all in memory, which therefore knows at once what has become of them:
+``"lean"`` is a file in which the answers stay.
+"""
 STORES: tuple[StoreKind, ...] = (*IN_PROCESS, "engine")
 
 
@@ -71,9 +74,10 @@ class Scene:
         self.transcript: list[tuple[str, Any]] = []
         self._folder = place / f"{world}-{kind}"
         self._folder.mkdir(parents=True)
-        self.path = self._folder / "cache.db" if kind == "sqlite" else None
+        self.path = self._folder / "cache.db" if kind in ("sqlite", "lean") else None
         self._name = own_name(self._folder)
-        self.store = {"memory": MemoryStore, "engine": MemoryEngine, "sqlite": lambda: None}[kind]()
+        makes = {"memory": MemoryStore, "engine": MemoryEngine}.get(kind)
+        self.store = None if makes is None else makes()
         self.durability = "group"
         """Of a file; with ``"commit"`` the other cache of a scenario sees at once what was put."""
 
@@ -93,6 +97,8 @@ class Scene:
         settings.setdefault("guards", ())
         if self.path is not None:
             settings.setdefault("durability", self.durability)
+        if self.kind == "lean":
+            settings.setdefault("answers", "store")
         # Scenarios count what is embedded.
         settings.setdefault("self_check", False)
         return self.world.open(

@@ -303,6 +303,7 @@ def use_cache(path: Path) -> None:
         guards=[lambda asked, cached: None],
         metrics_hook=lambda event, attrs: None,
         normalize=str.casefold,
+        answers="store",
         stale_check_interval=1,
         embed_timeout=1.5,
         store_timeout=timedelta(seconds=1),
@@ -347,6 +348,7 @@ def use_cache(path: Path) -> None:
         cache.similarity_threshold = 0.5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     cache.close()
     SemanticCache("a.db")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    SemanticCache("a.db", embedder=model, answers="x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     SemanticCache("a.db", embedder=model, index_backend="x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -33,6 +33,7 @@ from mneme.types import (
     Confidence,
     Deferring,
     Embedder,
+    Fetching,
     FlightLock,
     FlightLocks,
     Guard,
@@ -192,6 +193,7 @@ a_searching: Searching = Faraway()
 an_index: Index = Flat()
 many_at_once: SearchingMany = ExactIndex(8)
 sources: list[VectorSource] = [MemoryStore(), SQLiteStore("a.db")]
+fetching: list[Fetching] = [SQLiteStore("a.db"), a_searching]
 locking: list[FlightLocks] = [Orderly(), SQLiteStore("a.db")]
 priced: Priced = ExactIndex(8)
 indexes: list[IndexFactory] = [ExactIndex, lambda dim: Flat()]

@@ -34,6 +34,11 @@ class LoopPort:
         self.core = core
         self._embeds_async = embeds_async(core.embedder)
 
+    @property
+    def _may_batch(self) -> bool:
+        """Whether searches that read the store may wait for each other: they have no deadline."""
+        return self.core.settings.store_timeout is None
+
     async def ready(self, *, asking: bool = False) -> None:
         if self.core.is_open:
             return
@@ -68,11 +73,12 @@ class LoopPort:
     async def near(
         self, partition: Partition, vector: Vector, at_least: float = -1.0
     ) -> Sequence[Candidate]:
-        if self.core.engine is not None:
-            return await self._store(self.core.near, partition, vector, at_least)
-        if self.core.live.search_size(partition) <= INLINE_FLOATS:
-            return self.core.near(partition, vector, at_least)
-        return await near_in_batch(self.core, partition, vector, at_least)
+        core = self.core
+        if core.engine is not None and not (core.searches_itself and self._may_batch):
+            return await self._store(core.near, partition, vector, at_least)
+        if core.engine is None and core.live.search_size(partition) <= INLINE_FLOATS:
+            return core.near(partition, vector, at_least)
+        return await near_in_batch(core, partition, vector, at_least)
 
     async def commit(self, puts: Sequence[Entry], removed: Sequence[Identity] = ()) -> int:
         # Shielded: the answer is paid for, and a caller who leaves does not make it worthless.
