@@ -74,7 +74,8 @@ class Housekeeping(Keeper):
         self._be_current()
         chosen = Selection(namespace, dead_by=self.clock())
         count = self.live.bury_doomed(namespace)
-        records = self.live.ledger.records()
+        # The youngest first: in an index the last row moves to where one goes, unless it is it.
+        records = self.live.ledger.records()[::-1]
         for at in range(0, len(records), LOOKED_AT_ONCE):
             gone = self.live.bury(records[at : at + LOOKED_AT_ONCE], chosen)
             for space, number in gone.items():

@@ -104,7 +104,7 @@ def test_damage_is_told(path: Path) -> None:
         assert len(list(reader.scan())) == 26
         assert reader.bad_rows == 1
     whole = path.read_bytes()
-    path.write_bytes(whole[:32_768] + b"\xff" * (len(whole) - 32_768))
+    path.write_bytes(whole[:49_152] + b"\xff" * (len(whole) - 49_152))
     with closing(SQLiteReader(path)) as reader, pytest.raises(CorruptCacheError, match="damaged"):
         list(reader.scan())
 
