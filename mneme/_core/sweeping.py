@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from typing import Protocol
 
@@ -15,7 +16,10 @@ __all__ = ["PAUSE", "Sweeping", "Swept"]
 log = logging.getLogger("mneme")
 
 PAUSE = 0.0005
-"""Seconds between two steps, in which others get the interpreter and the store."""
+"""
+Least seconds between two steps, in which others get the interpreter and the store. After a
+longer step it is as much as that took: another process tries only now and then.
+"""
 
 
 class Swept(Protocol):
@@ -73,7 +77,7 @@ class Sweeping(_forks.Forked):
     def _work(self) -> None:
         while self._goes_on():
             try:
-                while self._step() and not self._ends.wait(PAUSE):
+                while (rest := self._step()) is not None and not self._ends.wait(rest):
                     continue
                 self._is_failing = False
             except MnemeError as exc:
@@ -90,6 +94,9 @@ class Sweeping(_forks.Forked):
                 self._thread = None
         return goes_on
 
-    def _step(self) -> bool:
-        owner = self._owner()
-        return owner is not None and owner.sweep_some()
+    def _step(self) -> float | None:
+        """Seconds to rest after it; None: there is no more to do."""
+        owner, began = self._owner(), time.perf_counter()
+        if owner is None or not owner.sweep_some():
+            return None
+        return max(PAUSE, time.perf_counter() - began)

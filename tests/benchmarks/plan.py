@@ -39,6 +39,7 @@ UNITS = {
     "worst_ms": "ms",
     "first_hit_ms": "ms",
     "longest_wait_ms": "ms",
+    "all_ms": "ms",
     "s": "s",
     "bytes": "B",
 }
