@@ -50,9 +50,10 @@ class Plan:
         """All that leaves the store; what is removed and put in one go is a put."""
         if not (self.asked or self.victims or self.doomed):
             return ()
-        coming = {entry.identity for entry in self.puts}
         gone = dict.fromkeys((*self.asked, *self.victims, *self.doomed))
-        return tuple(identity for identity in gone if identity not in coming)
+        for entry in self.puts:
+            gone.pop(entry.identity, None)
+        return tuple(gone)
 
 
 _planned = maker(Plan)

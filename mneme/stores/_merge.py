@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 from mneme.records import Changes, Entry, Identity, Label
@@ -19,7 +18,7 @@ def merged(several: Iterable[Changes]) -> Changes:
     cleared: dict[str, None] = {}
     removed: dict[Identity, None] = {}
     puts: dict[Identity, Entry] = {}
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: dict[tuple[str, str], int] = {}
     labels: list[Label] = []
     states: dict[str, bytes] = {}
     used: dict[Identity, None] = {}
@@ -38,8 +37,8 @@ def merged(several: Iterable[Changes]) -> Changes:
             puts.pop(identity, None)
             removed.pop(identity, None)
             puts[identity] = entry
-        if changes.counts:
-            counts.update(changes.counts)
+        for name, count in changes.counts.items():
+            counts[name] = counts.get(name, 0) + count
         labels.extend(changes.labels)
         states.update(changes.states)
         if changes.used:
