@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -122,16 +123,20 @@ def _in_batches(
     `statement` with each of `rows`, which are `count` of `width` values. They are made a batch
     at a time: others get the interpreter lock in between.
     """
-    one = f"({', '.join('?' * width)})"
     most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // width
     for size in _BATCHES:
         if size > most:
             continue
-        # The same few texts each time, which the driver keeps prepared.
-        text = statement.format(", ".join([one] * size))
         while count >= size:
-            connection.execute(text, [value for row in islice(rows, size) for value in row])
+            values = [value for row in islice(rows, size) for value in row]
+            connection.execute(_with_places(statement, size, width), values)
             count -= size
+
+
+@cache
+def _with_places(statement: str, size: int, width: int) -> str:
+    """The same few texts each time, which the driver keeps prepared."""
+    return statement.format(", ".join([f"({', '.join('?' * width)})"] * size))
 
 
 def _forget_old(connection: sqlite3.Connection, horizon: int) -> None:
