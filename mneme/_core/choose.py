@@ -55,7 +55,7 @@ class Trial:
     decision: Decision | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Choice:
     """
     The outcome: ``hit`` to serve, or ``reason`` why there is none.
@@ -91,24 +91,28 @@ def choose(
     verdicts: list[Verdict] = []
     stale: Hit | None = None
     taken: tuple[Hit, Entry] | None = None
+    first: Verdict | None = None
     for candidate in candidates:
-        entry, similarity = candidate.entry, candidate.similarity
         reason: MissReason | None = None
         detail = ""
         try:
-            hit = _judge(asked, candidate, rules, now=now, codec=codec)
-            if hit.ttl_seconds is not None and hit.ttl_seconds <= 0:
-                reason = "stale"
-                stale = stale or hit
+            # Written so that a NaN similarity is refused too.
+            if not candidate.similarity >= rules.threshold:
+                reason = "below_threshold"
             else:
-                taken = hit, entry
+                hit = _judge(asked, candidate, rules, now=now, codec=codec)
+                if hit.ttl_seconds is not None and hit.ttl_seconds <= 0:
+                    reason = "stale"
+                    stale = stale or hit
+                else:
+                    taken = hit, candidate.entry
         except Unusable as refused:
             reason, detail = refused.reason, refused.detail
-        verdicts.append(Verdict(entry.prompt, similarity, reason, detail))
+        verdict = Verdict(candidate.entry.prompt, candidate.similarity, reason, detail)
+        verdicts.append(verdict)
         if taken:
             break
-    refused_best = [verdict for verdict in verdicts if verdict.reason is not None]
-    first = refused_best[0] if refused_best else None
+        first = first or verdict
     return Choice(
         hit=taken[0] if taken else None,
         entry=taken[1] if taken else None,
@@ -127,13 +131,10 @@ def _judge(
     now: float,
     codec: Codec,
 ) -> Hit:
-    entry, similarity = candidate.entry, candidate.similarity
-    # Written so that a NaN similarity is refused too.
-    if not similarity >= rules.threshold:
-        raise Unusable("below_threshold")
+    """The hit that `candidate`, which is near enough, makes, or `Unusable`."""
     if (why := refused(asked, candidate, rules.guards)) is not None:
         raise Unusable("guarded", why)
-    return as_hit(entry, similarity, "semantic", rules, now=now, codec=codec)
+    return as_hit(candidate.entry, candidate.similarity, "semantic", rules, now=now, codec=codec)
 
 
 def refused(asked: str, candidate: Candidate, guards: Iterable[Guard]) -> str | None:

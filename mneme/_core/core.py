@@ -150,12 +150,17 @@ class Core(Recalling):
 
     def may_hold(self, ask: Ask) -> bool:
         """Whether there is anything that a search for `ask` could find."""
-        return self._warming is not None or self.live.search_size(ask.partition) > 0
+        return self._warming is not None or self.live.is_searched(ask.partition)
 
-    def judge(self, ask: Ask, vector: Vector, candidates: Sequence[Candidate]) -> Hit | Miss:
-        """The semantic layer's word on `candidates`."""
+    def judge(
+        self, ask: Ask, vector: Vector, candidates: Sequence[Candidate], also: Ask | None = None
+    ) -> Hit | Miss:
+        """The semantic layer's word on `candidates`, which are those of `ask` and of `also`."""
         judge = self.judges.of(ask)
         choice = judge.choose(ask, self.rules_for(ask), candidates, self.clock())
+        if not candidates and (self.may_hold(ask) or (also is not None and self.may_hold(also))):
+            # All are below the floor, and none was near enough to be measured.
+            choice.reason = "below_threshold"
         return self._outcome(ask, vector, candidates, choice)
 
     def weighed(self, ask: Ask, vector: Vector, candidates: Sequence[Candidate]) -> Hit | Miss:

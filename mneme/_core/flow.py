@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from mneme import context
@@ -362,12 +361,7 @@ async def compare(port: Port, ask: Ask, vector: Any = None, also: Ask | None = N
             candidates = sorted((*candidates, *beside), key=lambda one: -one.similarity)
     except STORE_BROKEN as exc:
         return _without_store(core, ask, exc)
-    outcome = core.judge(ask, unit, candidates)
-    if not candidates and isinstance(outcome, Miss):
-        searched = [ask] if also is None else [ask, also]
-        if any(core.may_hold(one) for one in searched):
-            # All are below the floor, and none was near enough to be measured.
-            outcome = replace(outcome, reason="below_threshold")
+    outcome = core.judge(ask, unit, candidates, also)
     if core.judges.of(ask).manner.verify is not None and candidates:
         outcome = await verified(port, ask, outcome, candidates)
     if isinstance(outcome, Hit) and not core.is_checked:

@@ -153,6 +153,10 @@ class Live:
             return ()
         if len(index) >= MANY:
             return self._candidates(partition, index.search(vector, k=k, at_least=at_least))
+        # What `ExactIndex` says in one search; others are asked for more than is wanted.
+        search = getattr(index, "search_or_nearest", None)
+        if search is not None:
+            return self._candidates(partition, search(vector, k=k, at_least=at_least))
         pairs = index.search(vector, k=k, at_least=-1.0)
         near = [pair for pair in pairs[1:] if pair[1] >= at_least]
         return self._candidates(partition, [*pairs[:1], *near])
@@ -184,6 +188,11 @@ class Live:
             return priced.search_floats
         index = self._indexes.get(partition)
         return len(index) * self._dim if index is not None else 0
+
+    def is_searched(self, partition: Partition) -> bool:
+        """Whether there is anything to search in `partition`."""
+        index = self._indexes.get(partition)
+        return index is not None and len(index) > 0
 
     def index_bytes(self, namespace: str | None = None) -> int:
         own = None if namespace is None else self._ledger.partitions(namespace)

@@ -12,6 +12,8 @@ from mneme.records import Vector
 
 __all__ = ["as_unit", "as_units"]
 
+FLOAT32 = np.dtype(np.float32)
+
 UNIT_TOLERANCE = 1e-6
 """How far the squared length of a unit vector in float32 may be from 1 by rounding."""
 
@@ -72,7 +74,7 @@ def as_units(raw: ArrayLike, count: int, dim: int) -> list[Vector]:
 
 def _is_plain(raw: object) -> TypeGuard[Vector]:
     """Whether it is an array of float32 in this machine's byte order, and of no other kind."""
-    return type(raw) is np.ndarray and raw.dtype == np.float32
+    return type(raw) is np.ndarray and raw.dtype == FLOAT32
 
 
 def _is_unit(square: float) -> bool:

@@ -52,6 +52,8 @@ class Best:
 
     def pairs(self) -> list[tuple[int, float]]:
         """Rows with their cosines, best first; more than `k` where they may be off."""
+        if not len(self._rows):
+            return []
         cosines = self._cosines.tolist()
         pairs = sorted(zip(cosines, self._rows.tolist(), strict=True), reverse=True)
         # Rounding may carry the cosine of two unit vectors just past 1.

@@ -10,7 +10,10 @@ from mneme.indexes._quantised import AnyTable
 from mneme.indexes._sketch import BLOCK, Asked, Rows, Sketch, segments
 from mneme.records import Vector
 
-__all__ = ["compare_all", "compare_likely"]
+__all__ = ["compare_all", "compare_likely", "nearest_of"]
+
+SPAN = 4 * BLOCK
+"""Rows whose bounds are looked at together: these fit into a cache, and each look has its price."""
 
 FEW = 4
 """Times the rows wanted: so many of the most promising are compared first, to raise the floor."""
@@ -23,6 +26,9 @@ DENSE = 4
 
 AT_ONCE = 1_024
 """Scattered rows that are gathered at a time: they should fit into a cache."""
+
+TOGETHER = 64
+"""Scattered rows up to which the block of each does not matter: all are compared at once."""
 
 MET = np.float32(np.nan)
 """The bound of a row that was compared already: no floor lets it through."""
@@ -37,6 +43,25 @@ def compare_all(table: AnyTable, count: int, vector: Vector, best: Best) -> None
         best.add_run(start, table.run(start // BLOCK, count - start, vector))
 
 
+def nearest_of(
+    table: AnyTable, count: int, vector: Vector, k: int, at_least: float
+) -> list[tuple[int, float]]:
+    """
+    At most `k` of the first `count` rows, no more than a block, with a cosine of `at_least`,
+    best first; where there is none, the nearest. For a table without slack.
+    """
+    if not count:
+        return []
+    cosines = table.run(0, count, vector)
+    nearest = int(cosines.argmax())
+    highest = float(cosines[nearest])
+    if highest < at_least:
+        return [(nearest, min(1.0, max(-1.0, highest)))]
+    best = Best(k, at_least)
+    best.meet_all(cosines)
+    return best.pairs()
+
+
 def compare_likely(
     sketch: Sketch, table: AnyTable, count: int, vector: Vector, best: Best
 ) -> float:
@@ -45,45 +70,61 @@ def compare_likely(
     share of comparing with all.
     """
     asked = sketch.ask(vector)
-    seen = _by_block(sketch, asked, table, count, vector, best) if best.has_floor else None
+    bounds = sketch.bounds(asked, 0, np.empty(min(count, SPAN), np.float32))
+    seen = _by_span(sketch, asked, bounds, table, count, vector, best) if best.has_floor else None
     if seen is None:
-        seen = _by_rank(sketch, asked, table, count, vector, best)
+        seen = _by_rank(sketch, asked, bounds, table, count, vector, best)
     kept, compared = seen
     return cost(table.dim, sketch.first, sketch.depth, kept / count, compared / count) / table.dim
 
 
-def _by_block(
-    sketch: Sketch, asked: Asked, table: AnyTable, count: int, vector: Vector, best: Best
+def _by_span(
+    sketch: Sketch,
+    asked: Asked,
+    bounds: Vector,
+    table: AnyTable,
+    count: int,
+    vector: Vector,
+    best: Best,
 ) -> tuple[int, int] | None:
     """
-    One block after the other, while its bounds are in a cache; how many rows the first stage
-    left, and how many were compared. None, and nothing done: too many for the floor there is.
+    Some blocks after the others, while their bounds are in a cache; how many rows the first
+    stage left, and how many were compared. None, and nothing done: too many for the floor
+    there is. `bounds`, which are those of the first span, are overwritten by the next.
     """
     kept = compared = 0
-    bounds = np.empty(min(count, BLOCK), np.float32)
-    for at in range(-(-count // BLOCK)):
-        size = min(BLOCK, count - at * BLOCK)
-        own = sketch.block_bounds(asked, at, bounds[:size])
+    for start in range(0, count, SPAN):
+        size = min(SPAN, count - start)
+        own = sketch.bounds(asked, start, bounds[:size]) if start else bounds
         low = best.floor - sketch.margin
-        near = (own >= low).nonzero()[0]
-        if not len(near):
+        rows = (own >= low).nonzero()[0]
+        if not len(rows):
             continue
-        if not at and len(near) > size // MANY:
+        if not start and len(rows) > size // MANY:
             return None
-        kept += len(near)
-        if len(near) <= size // DENSE and sketch.has_second_stage:
-            closer = own[near]
-            closer += sketch.tails[at].take(near, axis=0) @ asked.second
-            near = near[closer >= low]
-        compared += _compare_in(table, at, size, near, vector, best)
+        kept += len(rows)
+        closer = own[rows]
+        if start:
+            rows += start
+        if len(rows) <= size // DENSE and sketch.has_second_stage:
+            rows = rows[sketch.tighten(asked, rows, closer) >= low]
+        compared += _compare(table, count, rows, vector, best)
     return kept, compared
 
 
 def _by_rank(
-    sketch: Sketch, asked: Asked, table: AnyTable, count: int, vector: Vector, best: Best
+    sketch: Sketch,
+    asked: Asked,
+    bounds: Vector,
+    table: AnyTable,
+    count: int,
+    vector: Vector,
+    best: Best,
 ) -> tuple[int, int]:
     """The most promising first, whatever their block: for where a floor is still to be found."""
-    bounds = sketch.bounds(asked, count)
+    if count > len(bounds):
+        rest = np.empty(count - len(bounds), np.float32)
+        bounds = np.concatenate([bounds, sketch.bounds(asked, len(bounds), rest)])
     few = FEW * best.k
     first = leading(bounds, few)
     compared = _compare(table, count, first, vector, best)
@@ -110,6 +151,10 @@ def _from(rows: Rows, bounds: Vector, floor: float) -> tuple[Rows, Vector]:
 
 def _compare(table: AnyTable, count: int, rows: Rows, vector: Vector, best: Best) -> int:
     """Have `best` meet `rows`, which ascend; how many rows were compared for that."""
+    if len(rows) <= TOGETHER:
+        if len(rows):
+            best.add(rows, table.scattered(rows).dot(vector))
+        return len(rows)
     return sum(
         _compare_in(table, at, min(BLOCK, count - at * BLOCK), rows[part] % BLOCK, vector, best)
         for at, part in segments(rows)

@@ -36,26 +36,22 @@ class Pace:
         """Whether searches with the sketch have taken longer than those without."""
         self.share: float | None = None
         """The time of a search with the sketch, as a share of one without."""
-
-    @property
-    def is_used(self) -> bool:
-        return self._searches > 0
-
-    @property
-    def least(self) -> float | None:
+        self.least: float | None = None
         """
         Nanoseconds a row that the fastest of the last searches took; None: too few were made.
         A busy machine makes others slow, and not all of them at once.
         """
-        times = self._all if self.is_lossy or not self._likely else self._likely
-        return min(times) if len(times) == KEPT else None
+
+    @property
+    def is_used(self) -> bool:
+        return self._searches > 0
 
     def begin(self) -> None:
         """Hear of a new sketch."""
         self._likely.clear()
         self._is_close = len(self._all) < ENOUGH
         self.is_lossy = False
-        self.share = None
+        self.share = self.least = None
 
     def compares_all(self) -> bool:
         """Whether the next search should do without the sketch there is."""
@@ -66,8 +62,12 @@ class Pace:
     def took(self, nanoseconds: float, *, sketched: bool) -> None:
         self._searches += 1
         (self._likely if sketched else self._all).append(nanoseconds)
-        if self._searches % TRIED == 0 and len(self._likely) >= ENOUGH and self._all:
+        if self._searches % TRIED:
+            return
+        if len(self._likely) >= ENOUGH and self._all:
             self._decide()
+        times = self._all if self.is_lossy or not self._likely else self._likely
+        self.least = min(times) if len(times) == KEPT else None
 
     def _decide(self) -> None:
         plain = median(self._all)

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mneme.indexes._sketch import BLOCK, UNIT_ROUNDOFF, Rows
+from mneme.indexes._sketch import BLOCK, UNIT_ROUNDOFF, Rows, segments
 from mneme.indexes._table import FIRST, Table, longer
 from mneme.records import Vector
 
@@ -86,6 +86,10 @@ class QuantisedTable:
         rows: Vector = self.blocks[at].take(inside, axis=0).astype(np.float32)
         rows *= self.scales[at].take(inside)[:, None]
         return rows
+
+    def scattered(self, rows: Rows) -> Vector:
+        parts = segments(rows)
+        return np.concatenate([self.some(at, rows[part] - at * BLOCK) for at, part in parts])
 
     def slab(self, at: int, start: int, end: int) -> Vector:
         rows: Vector = self.blocks[at][start:end].astype(np.float32)

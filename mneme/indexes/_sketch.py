@@ -17,7 +17,7 @@ out, and lie row by row. The bound of both stages allows for the worst that roun
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from mneme.records import Vector
 
-__all__ = ["BLOCK", "Asked", "Rows", "Sketch", "segments"]
+__all__ = ["BLOCK", "Asked", "Rows", "Sketch", "gathered", "segments"]
 
 BLOCK = 16_384
 """Rows in one array; growing never copies a full one."""
@@ -120,26 +120,21 @@ class Sketch:
         first = np.concatenate([near, left[:, None]], axis=1)
         return first, np.concatenate([far, left_after[:, None], -left[:, None]], axis=1)
 
-    def block_bounds(self, asked: Asked, at: int, found: Vector) -> Vector:
+    def bounds(self, asked: Asked, start: int, found: Vector) -> Vector:
         """
-        What the cosines of the first rows of block `at` cannot exceed but for `margin`, put
-        into `found`.
+        What the cosines of the rows from `start` on, where a block begins, cannot exceed but for
+        `margin`, put into `found`.
         """
-        # Not `numpy.dot`: that copies a matrix whose rows are not whole.
-        return np.matmul(asked.first, self.heads[at][:, : len(found)], out=found)
-
-    def bounds(self, asked: Asked, count: int) -> Vector:
-        """The same of the first `count` rows."""
-        found = np.empty(count, np.float32)
-        for start in range(0, count, BLOCK):
-            self.block_bounds(asked, start // BLOCK, found[start : start + BLOCK])
+        for at in range(0, len(found), BLOCK):
+            part = found[at : at + BLOCK]
+            # Not `numpy.dot`: that copies a matrix whose rows are not whole.
+            np.matmul(asked.first, self.heads[(start + at) // BLOCK][:, : len(part)], out=part)
         return found
 
     def tighten(self, asked: Asked, rows: Rows, bounds: Vector) -> Vector:
         """The closer bounds of `rows`, which ascend, given those of the first stage."""
-        closer = bounds.copy()
-        for at, part in segments(rows):
-            closer[part] += self.tails[at].take(rows[part] % BLOCK, axis=0) @ asked.second
+        closer: Vector = gathered(self.tails, rows).dot(asked.second)
+        closer += bounds
         return closer
 
     def _make_room(self, at: int, end: int) -> None:
@@ -173,6 +168,19 @@ class Sketch:
         # Near zero the root makes much of a little rounding, so that is added before it.
         root: Vector = np.sqrt(np.maximum(square, 0.0) + np.float32(self.margin))
         return root
+
+
+def gathered(blocks: Sequence[Vector], rows: Rows) -> Vector:
+    """Those of `rows`, which ascend, from where they lie in `blocks`."""
+    parts = list(segments(rows))
+    if len(parts) == 1:
+        at = parts[0][0]
+        return blocks[at].take(rows - at * BLOCK, axis=0)
+    found = np.empty((len(rows), blocks[0].shape[1]), np.float32)
+    for at, part in parts:
+        # Clipped: numpy would else put them somewhere else first.
+        blocks[at].take(rows[part] - at * BLOCK, axis=0, out=found[part], mode="clip")
+    return found
 
 
 def segments(rows: Rows) -> Iterator[tuple[int, slice]]:

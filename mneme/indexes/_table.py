@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mneme.indexes._sketch import BLOCK, Rows
+from mneme.indexes._sketch import BLOCK, Rows, gathered
 from mneme.records import Vector
 
 __all__ = ["Table"]
@@ -39,7 +39,7 @@ class Table:
 
     def run(self, at: int, count: int, vector: Vector) -> Vector:
         """The cosines of the first `count` rows of block `at`."""
-        cosines: Vector = self.blocks[at][:count] @ vector
+        cosines: Vector = self.blocks[at][:count].dot(vector)
         return cosines
 
     def runs(self, at: int, count: int, vectors: Vector) -> Vector:
@@ -50,6 +50,10 @@ class Table:
     def some(self, at: int, inside: Rows) -> Vector:
         """The rows of block `at` that `inside` says."""
         return self.blocks[at].take(inside, axis=0)
+
+    def scattered(self, rows: Rows) -> Vector:
+        """The same of `rows`, which ascend, in whatever blocks."""
+        return gathered(self.blocks, rows)
 
     def slab(self, at: int, start: int, end: int) -> Vector:
         """A run of rows of one block."""

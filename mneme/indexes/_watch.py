@@ -54,10 +54,7 @@ class Watch:
     @property
     def least(self) -> float | None:
         """See `Pace`; of the slower sort of searches."""
-        return max(
-            (pace.least for pace in (self.floored, self.open) if pace.least is not None),
-            default=None,
-        )
+        return max(self.floored.least or 0.0, self.open.least or 0.0) or None
 
     def pace(self, at_least: float) -> Pace:
         """Of searches from `at_least` on: those without a floor are another matter."""
@@ -111,8 +108,10 @@ class Watch:
         """Whether searches with a sketch cost more than without one."""
         if self._share > 1.0:
             return True
+        if not (self.floored.is_lossy or self.open.is_lossy):
+            return False
         paces = [pace for pace in (self.floored, self.open) if pace.share is not None]
-        return bool(paces) and all(pace.is_lossy for pace in paces)
+        return all(pace.is_lossy for pace in paces)
 
     @property
     def _has_failed(self) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 from mneme import _forks
 from mneme.indexes._best import Best
 from mneme.indexes._body import Body
-from mneme.indexes._compare import compare_all, compare_likely
+from mneme.indexes._compare import compare_all, compare_likely, nearest_of
 from mneme.indexes._decide import Exact, Found, decided
 from mneme.indexes._fit import DEEPEST, LEAST, SAMPLE, fitted
 from mneme.indexes._many import AT_ONCE, all_of_many, likely_of_many
@@ -213,6 +213,14 @@ class ExactIndex:
         self._look_after()
         return found
 
+    def search_or_nearest(self, vector: Vector, *, k: int, at_least: float) -> Found:
+        """As `search`; where nothing has such a cosine, the nearest. Compares with all."""
+        body = self._body
+        if len(body.names) >= SKETCH_FROM or body.sketch is not None or body.table.slack:
+            found = self.search(vector, k=k)
+            return [*found[:1], *(pair for pair in found[1:] if pair[1] >= at_least)]
+        return body.consistent(lambda: self._nearest(vector, k, at_least))
+
     def search_many(
         self, vectors: Vector, *, k: int, at_least: float = -1.0
     ) -> Sequence[Sequence[tuple[Key, float]]]:
@@ -255,6 +263,12 @@ class ExactIndex:
         count, best = len(self._body.names), Best(k, at_least, self._body.table.slack)
         compare_all(self._body.table, count, vector, best)
         return self._named(best)
+
+    def _nearest(self, vector: Vector, k: int, at_least: float) -> Found:
+        # Rows are written before they are counted.
+        body = self._body
+        pairs = nearest_of(body.table, len(body.names), vector, k, at_least)
+        return [(body.names.of(row), cosine) for row, cosine in pairs]
 
     def _likely(self, vector: Vector, k: int, at_least: float) -> tuple[Found, float]:
         """By the sketch; and its cost, as a share of comparing with all."""

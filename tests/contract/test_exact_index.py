@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.vectors import as_units, isotropic
 
-from mneme.indexes import ExactIndex
+from mneme.indexes import ExactIndex, _compare
 from mneme.indexes._best import leading
 from mneme.indexes._compare import compare_all, compare_likely
 from mneme.indexes._fit import Past, fitted
@@ -190,7 +190,7 @@ def test_no_cosine_exceeds_its_bound(
     for question in (vectors[0], -vectors[0], isotropic(1, dim, seed)[0]):
         cosines = vectors.astype(np.float64) @ question
         asked = sketch.ask(question)
-        bounds = sketch.bounds(asked, count)
+        bounds = sketch.bounds(asked, 0, np.empty(count, np.float32))
         assert (cosines <= bounds + sketch.margin).all()
         if sketch.has_second_stage:
             closer = sketch.tighten(asked, np.arange(count), bounds)
@@ -198,9 +198,17 @@ def test_no_cosine_exceeds_its_bound(
             assert (closer <= bounds + sketch.margin).all()
 
 
-@pytest.mark.parametrize("kind", [isotropic, clustered, duplicates])
-def test_many_blocks(kind: Callable[[int, int, int], Vector]) -> None:
-    """The same over several blocks, with blocks that go and come, and fits in between."""
+@pytest.mark.parametrize(
+    ("kind", "span"), [(isotropic, 4), (clustered, 4), (clustered, 1), (duplicates, 1)]
+)
+def test_many_blocks(
+    kind: Callable[[int, int, int], Vector], span: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The same over several blocks, with blocks that go and come, and fits in between; whether
+    they are looked at together or one after the other.
+    """
+    monkeypatch.setattr(_compare, "SPAN", span * BLOCK)
     vectors = kind(2 * BLOCK + 500, 24, 1)
     index = filled(vectors, start=lambda fit: fit())
     rows = {key_of(at): vector for at, vector in enumerate(vectors)}
@@ -218,6 +226,40 @@ def test_many_blocks(kind: Callable[[int, int, int], Vector]) -> None:
         for question in questions[::8]:
             check(index, rows, question, 8, floor)
             check(index, rows, question, 8, -1.0)
+
+
+@settings(deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    count=st.integers(0, 60),
+    seed=st.integers(0, 2**16),
+    k=st.integers(1, 8),
+    at_least=st.sampled_from([-1.0, -0.5, 0.0, 0.7, 0.9, 0.999999, 1.0, 1.5]),
+    dtype=st.sampled_from(["float32", "int8"]),
+    is_sketched=st.booleans(),
+)
+def test_or_the_nearest(
+    kind: Callable[[int, int, int], Vector],
+    count: int,
+    seed: int,
+    k: int,
+    at_least: float,
+    dtype: str,
+    is_sketched: bool,
+) -> None:
+    """What is near enough, best first; where nothing is, the nearest of all."""
+    vectors = kind(count, 16, seed) if count else np.empty((0, 16), np.float32)
+    index = filled(vectors, dtype=dtype)
+    if is_sketched:
+        index.adopt(some_sketch(16, seed))
+    question = isotropic(1, 16, seed)[0]
+    found = index.search_or_nearest(question, k=k, at_least=at_least)
+    nearest = index.search(question, k=k)
+    expected = [cosine for _, cosine in nearest if cosine >= at_least]
+    expected = expected or [cosine for _, cosine in nearest[:1]]
+    assert np.allclose([cosine for _, cosine in found], expected, atol=1e-6)
+    assert all(-1.0 <= cosine <= 1.0 for _, cosine in found)
+    assert len({key for key, _ in found}) == len(found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
