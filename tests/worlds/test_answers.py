@@ -5,11 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.embedders import cosine
 from support.engines_in_memory import MemoryEngine
 from support.scenes import Scene, everywhere
@@ -347,14 +351,81 @@ def test_no_thread_ever_gets_a_torn_answer(tmp_path: Path) -> None:
         assert sum(filter(None, hits)) > 0
 
 
+NAMES = [f"what is {name}" for name in "abcde"]
+SPACES = st.sampled_from(["x", "y"])
+STEPS = st.one_of(
+    st.tuples(
+        st.just("put"),
+        st.sampled_from(NAMES),
+        st.sampled_from(["one", {"n": 2}, b"three", None]),
+        SPACES,
+        st.sampled_from([None, 5.0, 20.0]),
+        st.sampled_from([(), ("t",)]),
+    ),
+    st.tuples(st.just("look"), st.sampled_from([*NAMES, "What is A?", "another"]), SPACES),
+    st.tuples(st.just("delete"), st.sampled_from(NAMES), SPACES),
+    st.tuples(st.just("invalidate"), st.sampled_from(["t", None]), SPACES),
+    st.tuples(st.just("clear"), SPACES),
+    st.tuples(st.just("wait"), st.sampled_from([1.0, 6.0])),
+    st.tuples(st.just("vacuum")),
+)
+
+
+def done(cache: SemanticCache, clock: ManualClock, step: tuple[Any, ...]) -> Any:
+    """What a step of a story comes to."""
+    match step:
+        case "put", name, said, space, ttl, tags:
+            at = cosine(1.0 - NAMES.index(name) * 0.1)
+            return cache.put(name, said, embedding=at, namespace=space, ttl=ttl, tags=tags)
+        case "look", name, space:
+            found = cache.lookup(name, embedding=cosine(0.97), namespace=space)
+            if isinstance(found, Hit):
+                return found
+            return found.reason, found.nearest_similarity, found.stale
+        case "delete", name, space:
+            return cache.delete(name, namespace=space)
+        case "invalidate", tag, space:
+            return cache.invalidate(tag=tag, namespace=space)
+        case "clear", space:
+            return cache.clear_namespace(space)
+        case "wait", seconds:
+            return clock.advance(seconds)
+    return cache.vacuum(compact=False)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(STEPS, max_size=25), st.none() | st.integers(1, 4), st.booleans())
+def test_it_makes_no_difference_where_answers_are(
+    tmp_path: Path, story: list[Any], limit: int | None, has_quota: bool
+) -> None:
+    """Whatever was put, removed and waited for: hits, reasons, numbers and counters are alike."""
+    told = []
+    for answers in ("memory", "store"):
+        clock = ManualClock()
+        path = tmp_path / f"{uuid4()}.db"
+        with SemanticCache(
+            path,
+            embedder=HashEmbedder(256),
+            answers=answers,  # type: ignore[arg-type]
+            guards=(),
+            max_entries=limit,
+            namespace_quotas={"x": 2} if has_quota else None,
+            clock=clock,
+            self_check=False,
+        ) as cache:
+            outcomes = [done(cache, clock, step) for step in story]
+            told.append((outcomes, replace(cache.stats(), memory_bytes_estimate=0)))
+    assert told[0] == told[1]
+
+
 @pytest.mark.parametrize("face", [SemanticCache, AsyncSemanticCache])
 def test_a_store_in_memory_cannot_keep_them(face: Any) -> None:
     """It would keep them in memory; that is said, and so is another place that there is not."""
-    settings = {"store": MemoryStore(), "embedder": HashEmbedder(8)}
+    parts = {"store": MemoryStore(), "embedder": HashEmbedder(8)}
     with pytest.raises(ValueError, match=r"this process's memory does not.*Use path="):
-        face(**settings, answers="store")
+        face(**parts, answers="store")
     with pytest.raises(ValueError, match=r"answers must be one of .*got 'disk'"):
-        face(**settings, answers="disk")
+        face(**parts, answers="disk")
 
 
 def test_an_engine_keeps_them_anyway() -> None:
