@@ -38,6 +38,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "_core.growing",
             "_core.housekeeping",
             "_core.keeper",
+            "_core.kinds",
             "_core.lean",
             "_core.recalling",
             "_core.tally",

@@ -14,7 +14,7 @@ from mneme._core.engine import EngineCore
 from mneme._core.freshness import as_seconds
 from mneme._core.keys import Ask, check_namespace
 from mneme._core.keys import normalize as normalize_prompt
-from mneme._core.lean import LeanCore
+from mneme._core.kinds import Answers, core_for
 from mneme._core.manner import Manner, Mode, PolicyName
 from mneme._core.settings import SelfCheck, Settings, check_count
 from mneme._core.threshold import CalibratedThreshold, threshold_of
@@ -25,62 +25,26 @@ from mneme.stores.sqlite import SQLiteStore
 from mneme.types import (
     AnyEmbedder,
     Confidence,
-    Fetching,
     Guard,
     MetricsHook,
     Normalizer,
     SameAnswer,
-    SearchableStore,
     Store,
     Validator,
     Verifier,
 )
 
-__all__ = [
-    "Answers",
-    "Face",
-    "Pairs",
-    "VectorDtype",
-    "asked_pairs",
-    "check_embedder",
-    "face_of",
-    "terms_of",
-]
+__all__ = ["Face", "Pairs", "VectorDtype", "asked_pairs", "check_embedder", "face_of", "terms_of"]
 
 F = TypeVar("F", bound="Face")
 
 VectorDtype: TypeAlias = Literal["float32", "float16", "int8"]
-
-Answers: TypeAlias = Literal["memory", "store"]
 
 
 def _normalizer(wanted: bool | Normalizer) -> Normalizer:
     if callable(wanted):
         return wanted
     return normalize_prompt if wanted else str
-
-
-def _core_for(store: Store, answers: Answers) -> type[Core]:
-    """
-    The kind of core that `store` needs for `answers` to be where they are wanted.
-
-    Raises:
-        ValueError: there is no such place, or `store` gives no single entries back.
-    """
-    if answers not in ("memory", "store"):
-        raise ValueError(f"answers must be one of ('memory', 'store'), got {answers!r}.")
-    if isinstance(store, SearchableStore):
-        # They stay with the engine either way.
-        return EngineCore
-    if answers == "memory":
-        return Core
-    if not isinstance(store, Fetching):
-        raise ValueError(
-            f"answers='store' needs a store that gives single answers back, and "
-            f"{store.description} does not. Nothing was opened. "
-            "Use path= (a SQLite file), or leave answers= out."
-        )
-    return LeanCore
 
 
 class Face:
@@ -236,7 +200,7 @@ class Face:
         if store is None:
             store = SQLiteStore(path or "", durability=durability)
         indexing = Indexing(store, index_backend, index_options or {}, vector_dtype)
-        kind = _core_for(store, answers)
+        kind = core_for(store, answers)
         if kind is EngineCore and (index_backend, vector_dtype) != ("auto", "float32"):
             raise ValueError(
                 f"{store.description} searches by itself, in float32. Leave index_backend= and "

@@ -26,8 +26,8 @@ from mneme.types import Fetching, Searching
 
 __all__ = ["LeanCore"]
 
-PAST = 1_024
-"""Answers past their time that are kept for who is about to ask for one."""
+PAST = 128
+"""Answers past their time that are kept: who found one is about to come back for it."""
 
 
 class LeanCore(Core):
