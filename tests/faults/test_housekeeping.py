@@ -179,7 +179,7 @@ def test_others_write_while_a_file_shrinks(tmp_path: Path) -> None:
     """Space is given back in steps; another process writes in between, and all of it is kept."""
     path = tmp_path / "cache.db"
     store = SQLiteStore(path, durability="commit")
-    other = SQLiteStore(path, durability="commit", busy_timeout=0.0)
+    other = SQLiteStore(path, durability="commit")
     for one in (store, other):
         one.claim("contract:embedder:8:l2", 8)
     some = [entry(f"question {n}", "x" * 20_000) for n in range(400)]
