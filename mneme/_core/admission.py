@@ -56,7 +56,7 @@ def draft(
         metadata = dict(terms.metadata)
         check_json(metadata, "metadata")
         written = dump_json(metadata)
-    _check_size("metadata", written, settings.max_metadata_bytes)
+        _check_size("metadata", written, settings.max_metadata_bytes)
     window = max(terms.stale_for, terms.stale_if_error)
     expires_at, dies_at = deadlines(now, ttl, window)
     return _made(

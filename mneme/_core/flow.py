@@ -202,8 +202,9 @@ async def explain(port: Port, ask: Ask, vector: Any = None) -> Explanation:
 
 async def put(port: Port, ask: Ask, response: Any, *, vector: Any = None, terms: Terms) -> bool:
     """Store an answer; False if it is not to be kept. What fails raises."""
-    await port.ready()
     core = port.core
+    if not core.is_open:
+        await port.ready()
     if context.current_mode.get() == "bypass":
         return False
     entry = core.draft(ask, response, terms)
@@ -219,8 +220,9 @@ async def put_many(
     port: Port, pairs: Sequence[tuple[Ask, Any]], vectors: Sequence[Any], terms: Terms
 ) -> int:
     """Store answers in one embedder batch and one transaction; how many were kept."""
-    await port.ready()
     core = port.core
+    if not core.is_open:
+        await port.ready()
     if context.current_mode.get() == "bypass":
         return 0
     entries: list[Entry] = []

@@ -412,8 +412,9 @@ class Keeper(_forks.Forked):
         count, evicted = self.live.carry_out(plan)
         for entry in evicted:
             self.tally.gone(entry.namespace, "eviction")
-        for entry in plan.puts:
-            self.tally.tell("put", namespace=entry.namespace)
+        if self.tally.has_hook:
+            for entry in plan.puts:
+                self.tally.tell("put", namespace=entry.namespace)
         return count
 
     def save(self) -> None:
