@@ -215,6 +215,8 @@ def test_a_cache_that_nobody_closes(
             store.failing = set()
             assert sum((await without_blocking(store.counts)).values()) == misses
         assert caplog.text.count("counters since the last commit were not saved") == 1
+        # Else it is collected at some later moment, on the loop of another test.
+        await without_blocking(store.close)
 
     world.run(scenario, Scene(world, kind, tmp_path))
 
