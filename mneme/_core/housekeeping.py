@@ -56,13 +56,15 @@ class Housekeeping(Keeper):
 
     def _clear_unseen(self, namespace: str | None, warming: Warming) -> int:
         """The same before memory is filled, which then hears of it as of what others do."""
-        sizes = warming.sizes_now()
+        # What others have put a moment ago counts as well.
+        warming.recount()
+        sizes = warming.sizes()
         cleared = [name for name in sizes if namespace in (None, name)]
         if cleared:
             self._write((), (), cleared=cleared)
             # Lookups ask the store.
             self.settle()
-            warming.sizes_now()
+            warming.recount()
             self._past.clear()
         return sum(sizes[name] for name in cleared)
 

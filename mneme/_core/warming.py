@@ -134,15 +134,14 @@ class Warming:
         return any(chosen.has(entry) for chosen in self._forgotten)
 
     def sizes(self) -> Mapping[str, int]:
-        """How many entries each namespace had when this was first asked."""
+        """How many entries each namespace had when this was first asked; some milliseconds."""
         if self._sizes is None:
             self._sizes = self._cold.sizes()
         return self._sizes
 
-    def sizes_now(self) -> Mapping[str, int]:
-        """The same as of now."""
+    def recount(self) -> None:
+        """Have `sizes` tell those of when it is next asked."""
         self._sizes = None
-        return self.sizes()
 
     # -- filling memory ------------------------------------------------------------------------
 
