@@ -18,7 +18,7 @@ log = logging.getLogger("mneme")
 
 
 class Growing(_forks.Forked):
-    """Rebuilds one partition at a time; `close` gives up the one at hand."""
+    """Rebuilds one at a time; `close` gives up the one at hand, as the end of the process does."""
 
     def __init__(self) -> None:
         self._is_closed = False
@@ -33,20 +33,22 @@ class Growing(_forks.Forked):
             if self._is_closed or self._thread is not None or partition in self._tried:
                 return
             self._tried.add(partition)
+            # No daemon: what makes a graph aborts a process that ends while it is at work.
             self._thread = threading.Thread(
-                target=self._grow, args=(partition, live, store), name="mneme-graph", daemon=True
+                target=self._grow, args=(partition, live, store), name="mneme-graph"
             )
             self._thread.start()
 
     def _grow(self, partition: Partition, live: Live, store: Store) -> None:
         try:
-            live.rebuild(
-                partition, vectors_of(store), grown=True, is_wanted=lambda: not self._is_closed
-            )
+            live.rebuild(partition, vectors_of(store), grown=True, is_wanted=self._is_wanted)
         except MnemeError as exc:
             log.warning("a large partition keeps the index it has: %s", exc)
         finally:
             self._thread = None
+
+    def _is_wanted(self) -> bool:
+        return not self._is_closed and threading.main_thread().is_alive()
 
     def close(self) -> None:
         self._is_closed = True

@@ -53,7 +53,9 @@ class Watch:
 
     @property
     def least(self) -> float | None:
-        """See `Pace`; of the slower sort of searches."""
+        """See `Pace`; of the slower sort of searches, once a sketch was looked for."""
+        if not self._rows:
+            return None
         return max(self.floored.least or 0.0, self.open.least or 0.0) or None
 
     def pace(self, at_least: float) -> Pace:

@@ -422,6 +422,17 @@ class TestFitting:
         assert index.memory_bytes > bare
         check(index, {key_of(at): v for at, v in enumerate(vectors)}, vectors[7], 8, 0.9)
 
+    def test_how_fast_searches_are(self) -> None:
+        """Nobody knows before a sketch was looked for: it may yet make them much faster."""
+        asked: list[Callable[[], None]] = []
+        vectors = clustered(6_000, 96, 1)
+        index = filled(vectors, start=asked.append)
+        searches(index, vectors[:60], 0.9)
+        assert index.least_seconds is None
+        asked.pop()()
+        searches(index, vectors[:60], 0.9)
+        assert index.least_seconds is not None
+
     def test_a_small_partition_has_none(self) -> None:
         """A few thousand rows are compared as fast."""
         vectors = clustered(2_000, 96, 1)

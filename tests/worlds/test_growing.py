@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -35,6 +37,9 @@ def filled(**settings: Any) -> SemanticCache:
     )
     count = SKETCH_FROM + 10
     cache.put_many([(f"q {at}", str(at)) for at in range(count)], embeddings=list(rows(count)))
+    # Before a sketch was looked for, nobody knows how fast searches can be.
+    searched(cache)
+    index_in(cache).fit()
     return cache
 
 
@@ -43,9 +48,33 @@ def searched(cache: SemanticCache) -> list[str]:
     return [cache.get(f"new {at}", embedding=rows(30)[at]).response for at in range(30)]
 
 
-def index_of(cache: SemanticCache) -> str:
+def index_in(cache: SemanticCache) -> Any:
     core = core_of(cache)
-    return type(core.live._indexes[core.ask("x", "default").partition]).__name__
+    return core.live._indexes[core.ask("x", "default").partition]
+
+
+def index_of(cache: SemanticCache) -> str:
+    return type(index_in(cache)).__name__
+
+
+ENDS_FIRST = """
+from mneme import MemoryStore
+from mneme._core.growing import Growing
+
+class Slow:
+    def rebuild(self, *args, is_wanted, **options):
+        while is_wanted():
+            pass
+        print("given up")
+
+Growing().see_to(b"partition", Slow(), MemoryStore())
+"""
+
+
+def test_a_process_that_ends_gives_it_up() -> None:
+    """It waits until nobody is at work on a graph: cut off at that, it would be aborted."""
+    ended = subprocess.run([sys.executable, "-c", ENDS_FIRST], capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout.split()) == (0, [b"given", b"up"])
 
 
 def test_it_gets_a_graph_and_answers_go_on() -> None:
