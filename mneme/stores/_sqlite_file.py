@@ -50,7 +50,7 @@ class SQLiteFile(_forks.Forked):
     def __init__(self, path: Path, busy_timeout: float) -> None:
         self.path = path
         self._refusals: int = 0
-        self._bad: set[int] = set()
+        self._bad: set[Any] = set()
         self.lock: Any = _forks.rlock(_forks.STORE)
         self.connection: sqlite3.Connection | None = None
         self._busy_timeout = busy_timeout
@@ -259,11 +259,14 @@ class SQLiteFile(_forks.Forked):
         """How many rows were found that cannot be used, and how often SQLite called it damaged."""
         return self._refusals + len(self._bad)
 
-    def found_bad(self, seq: int) -> None:
-        """Count the row `seq` as one that is not as it was written, however often it is met."""
+    def found_bad(self, seq: Any) -> None:
+        """
+        Count the row `seq` as one that is not as it was written, however often it is met. Where
+        the layout itself is damaged a row may have no number.
+        """
         if not self._bad:
             log.warning(
-                "%s: row %d is damaged and counts as absent, and others may. The file was left "
+                "%s: row %s is damaged and counts as absent, and others may. The file was left "
                 "as it is. Run python -m mneme salvage to have a new one without them.",
                 self.path,
                 seq,

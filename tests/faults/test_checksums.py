@@ -199,6 +199,19 @@ def test_any_bit_of_the_file(whole: Path, tmp_path: Path, place: float, bit: int
             _right(list(store.scan()))
 
 
+@pytest.mark.parametrize(
+    "word", [b"INTEGER PRIMARY", b"tags", b"payload", b"body_sum", b"vector B"]
+)
+def test_a_bit_of_the_layout(whole: Path, tmp_path: Path, word: bytes) -> None:
+    """Where SQLite takes a column for another, or none for the number, no row is right."""
+    path = _copied(whole, tmp_path / "damaged")
+    content, table = path.read_bytes(), b"CREATE TABLE entries"
+    at = content.index(word, content.index(table))
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with suppress(MnemeError), closing(_opened(path)) as store:
+        assert _right(list(store.scan())) in (set(), WRITTEN.keys())
+
+
 def test_what_users_see(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """`health` counts it, the log says once what to do, and no archive has it."""
     path = _copied(whole, tmp_path / "damaged")
