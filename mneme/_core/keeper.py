@@ -360,16 +360,26 @@ class Keeper(_forks.Forked):
         how many of `removed` were live. Touches the store.
         """
         self.open()
-        if puts or removed:
+        if removed or self._to_forget or len(puts) >= MANY_PUTS:
+            # What is to be forgotten is what was there before; who puts much has time.
             self.be_warm()
         with self._commits, store_errors(self.store):
             self.check_open()
             count = self._write(puts, removed)
+            if puts and self._warming is not None:
+                self._have_seen(puts, self._warming)
         if len(puts) >= MANY_PUTS:
             self._see_written()
         if self.live.buried:
             self.sweeping.begin()
         return count
+
+    def _have_seen(self, puts: Sequence[Entry], warming: Warming) -> None:
+        """Have lookups find `puts`, which ask the store as long as memory is being filled."""
+        self._see_written()
+        warming.recount()
+        for entry in puts:
+            self._past.pop(entry.identity, None)
 
     def settle(self) -> None:
         """Have the store write what it was given."""
@@ -378,7 +388,7 @@ class Keeper(_forks.Forked):
                 self.store.flush()
 
     def _see_written(self) -> None:
-        """Wait until the store has written what it was given. Memory has it already."""
+        """Wait until the store has written what it was given; what fails is tried again."""
         try:
             self.settle()
         except MnemeError as exc:
@@ -409,7 +419,11 @@ class Keeper(_forks.Forked):
                 self.tally.give_back(counts)
                 self.judges.give_back(labels)
                 raise
-        count, evicted = self.live.carry_out(plan)
+        if self._warming is None:
+            count, evicted = self.live.carry_out(plan)
+        else:
+            # Memory hears of it with what others do, and then of who is too much.
+            count, evicted = self.live.carry_out(replace(plan, puts=()))
         for entry in evicted:
             self.tally.gone(entry.namespace, "eviction")
         if self.tally.has_hook:

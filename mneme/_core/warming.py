@@ -1,10 +1,10 @@
 """
 Answering before memory is filled: a large cache opens at once, and is read meanwhile.
 
-Until then lookups ask the store, and never wait. Who changes something waits until memory is
-filled, since it decides about evictions and what is a replacement. Where filling fails, memory
-is filled by a plain scan of the store; where that fails, lookups go on asking the store, and
-the next change tries again.
+Until then lookups ask the store, and never wait. What is put goes to the store, and memory
+hears of it as of what other processes do; of who is too much then, once it is filled. Who
+removes something waits until then. Where filling fails, memory is filled by a plain scan of the
+store; where that fails, lookups go on asking the store, and the next removal tries again.
 """
 
 from __future__ import annotations

@@ -129,15 +129,41 @@ def test_other_indexes_are_filled_from_it(path: Path, gate: Gate, settings: dict
             cache._core.aliases.clear()
 
 
-def test_who_writes_waits_until_memory_is_filled(path: Path, gate: Gate) -> None:
-    """And then it is an ordinary put, that evicts what it must."""
+@pytest.mark.parametrize("durability", ["group", "commit"])
+def test_what_is_put_meanwhile_is_found(path: Path, gate: Gate, durability: Any) -> None:
+    """By its text and by its vector, in place of what it replaces; once memory is filled too."""
     filled(path)
-    with opened(path, max_entries=2 * MANY) as cache:
-        assert is_cold(cache)
-        gate.open()
-        assert cache.put("new", "answer", embedding=vectors(1, 5)[0])
-        assert not is_cold(cache)
+    new = vectors(1, 5)[0]
+    with opened(path, durability=durability, max_entries=2 * MANY) as cache:
+        cache.put("new", "answer", embedding=new)
+        cache.put("question 3", "another", embedding=-vectors(4)[3])
+        for is_filled in (False, True):
+            assert is_cold(cache) is not is_filled
+            for asked, vector, answer in (
+                ("new", None, "answer"),
+                ("in other words", new, "answer"),
+                ("question 3", None, "another"),
+                ("opposite", -vectors(4)[3], "another"),
+            ):
+                assert cache.get(asked, embedding=vector).response == answer  # type: ignore[union-attr]
+            assert cache.get("third", embedding=vectors(4)[3]) is None
+            cache._core.aliases.clear()
+            assert cache.stats().entries == 2 * MANY + (not is_filled)
+            gate.open()
+            warmed(cache)
+    with opened(path) as cache:
         assert cache.stats().entries == 2 * MANY
+
+
+def test_what_is_put_after_all_was_forgotten_stays(path: Path, gate: Gate) -> None:
+    """It waits until what was there before is forgotten."""
+    filled(path)
+    with opened(path) as cache:
+        cache._core.forget_where(Selection("default"))
+        gate.open()
+        cache.put("question 1", "another")
+        assert not is_cold(cache)
+        assert cache.stats().entries == 1
 
 
 def test_what_is_forgotten_meanwhile_is_not_found(path: Path, gate: Gate) -> None:
@@ -187,10 +213,12 @@ def test_it_is_written_when_it_pays(path: Path) -> None:
     assert oct(side_file(path).stat().st_mode)[-3:] == "600"
     with opened(path) as cache:
         cache.put("one more", "answer", embedding=vectors(1)[0])
+        warmed(cache)
     assert (side_file(path).stat().st_ino, side_file(path).read_bytes()) == first
     with opened(path) as cache:
         some = [(f"more {at}", "answer") for at in range(MANY + 1)]
         cache.put_many(some, embeddings=vectors(MANY + 1, 3))
+        warmed(cache)
     assert side_file(path).read_bytes() != first[1]
 
 

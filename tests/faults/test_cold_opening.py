@@ -106,11 +106,13 @@ def test_an_older_copy_of_the_cache_file(path: Path, tmp_path: Path) -> None:
     """A side file that is ahead of it is thrown away, before the copy comes to that number."""
     with opened(path) as cache:
         cache.clear()
+        warm(cache)
         cache.put_many([(f"b {at}", "b") for at in range(MANY)], embeddings=vectors(MANY, 8))
     shutil.copy(path, tmp_path / "copy")
     with opened(path) as cache:
         pairs = [(f"question {at}", f"answer {at}") for at in range(2 * MANY)]
         cache.put_many(pairs, embeddings=vectors(2 * MANY))
+        warm(cache)
     ahead = side_file(path).read_bytes()
     os.replace(tmp_path / "copy", path)
     with opened(path) as cache:
@@ -190,7 +192,7 @@ def test_a_fork_while_memory_is_filled(path: Path, gate: Gate) -> None:
             _right(cache)
             gate.open()
             cache.put("new", "answer of the child", embedding=vectors(1, 5)[0])
-            assert not is_cold(cache)
+            warm(cache)
             _right(cache)
             return "fine"
 
@@ -206,7 +208,7 @@ WRITER = """
 import sys
 import pytest
 from pathlib import Path
-from support.cold import few_are_many, opened, vectors
+from support.cold import few_are_many, opened, vectors, warm
 from mneme.stores import _sidefile
 
 few_are_many(pytest.MonkeyPatch())
@@ -222,6 +224,7 @@ _sidefile.SideWriter.finish = slow
 cache = opened(path)
 some = [(f"more {at}", "x") for at in range(80)]
 cache.put_many(some, embeddings=vectors(80, 3))
+warm(cache)
 cache.close()
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cold import DIM, MANY, Gate, few_are_many, filled, is_cold, opened
+from support.cold import DIM, MANY, Gate, few_are_many, filled, is_cold, opened, warm
 
 from mneme import MemoryStore, SemanticCache, SQLiteStore
 from mneme._core.keeper import CHUNK
@@ -248,7 +248,7 @@ class TestBeforeMemoryIsFilled:
             assert cache.stats().entries == cache.clear() == 0
             gate.open()
             cache.put("question 5", "a new answer")
-            assert not is_cold(cache)
+            warm(cache)
             assert cache.stats().entries == 1
             assert cache.get("question 3") is None
         with opened(path) as cache:

@@ -61,8 +61,10 @@ def vectors(count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def opened(path: Path, *, scanning: bool = False, **settings: Any) -> SemanticCache:
-    store = (Scanning if scanning else SQLiteStore)(path, durability="commit")
+def opened(
+    path: Path, *, scanning: bool = False, durability: Any = "commit", **settings: Any
+) -> SemanticCache:
+    store = (Scanning if scanning else SQLiteStore)(path, durability=durability)
     settings = {"similarity_threshold": 0.95, "guards": (), "self_check": False, **settings}
     return SemanticCache(embedder=HashEmbedder(DIM), store=store, **settings)
 

@@ -69,6 +69,7 @@ def test_telling_does_not_wait_for_memory(world: World, path: Path, gate: Gate) 
         await settled(cache.set_namespace_quota("default", 3))
         gate.open()
         await settled(cache.put("new", "answer", embedding=vectors(1, 5)[0], namespace="other"))
+        assert await settled(cache.delete("nothing")) == 0
         assert cache.stats().entries == 4
         assert not is_cold(cache)
         await settled(cache.close())
@@ -77,14 +78,16 @@ def test_telling_does_not_wait_for_memory(world: World, path: Path, gate: Gate) 
 
 
 @IN_EACH_WORLD
-def test_writes_wait_and_are_made(world: World, path: Path, gate: Gate) -> None:
+def test_puts_do_not_wait_and_removals_do(world: World, path: Path, gate: Gate) -> None:
     """A put, a removal and a clear that begin while it is cold."""
 
     async def scenario() -> None:
         cache = await _opened(world, path)
+        assert await settled(cache.put("new", "answer", embedding=vectors(1, 5)[0]))
+        found = await settled(cache.get("in other words", embedding=vectors(1, 5)[0]))
+        assert found.response == "answer"
         assert is_cold(cache)
         gate.open()
-        assert await settled(cache.put("new", "answer", embedding=vectors(1, 5)[0]))
         assert await settled(cache.delete("question 1")) == 1
         assert await settled(cache.get("question 1", embedding=-vectors(1)[0])) is None
         assert await settled(cache.clear_namespace("default")) == 2 * MANY
