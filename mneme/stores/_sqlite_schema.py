@@ -100,6 +100,8 @@ def check_header(path: Path, head: bytes) -> None:
         CorruptCacheError: not a cache file.
         SchemaMigrationError: a later version of mneme wrote it.
     """
+    if _is_blank(head):
+        return
     if head[:16] != b"SQLite format 3\0" or head[68:72] != APPLICATION_ID.to_bytes(4, "big"):
         raise CorruptCacheError(
             f"{path} is not a mneme cache. The file was not touched. Use another path."
@@ -107,16 +109,30 @@ def check_header(path: Path, head: bytes) -> None:
     _check_version(path, int.from_bytes(head[60:64], "big"))
 
 
+def _is_blank(head: bytes) -> bool:
+    """
+    Whether it is a database of one page that never had a table: what another process has just
+    begun to make, or has not come to make. In WAL there may be more of it than its header says.
+    """
+    return (
+        head[:16] == b"SQLite format 3\0"
+        and head[18:20] == b"\1\1"
+        and head[28:32] == b"\0\0\0\1"
+        and not any(head[40:44] + head[60:64] + head[68:72])
+    )
+
+
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Give a new file its layout, an older one today's, and set the connection up."""
     if not _version(connection):
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        # Makes the file, with one page; before a transaction, or it is too late for it.
         connection.execute(GIVES_BACK)
     connection.execute("BEGIN IMMEDIATE")
     version = _version(connection)
     if not version:
         # All of it in one transaction, before WAL: the header is in the file itself from
-        # the start, where `check_header` reads it.
+        # then on, where `check_header` reads it.
         for statement in _SCHEMA:
             connection.execute(statement)
         _name(connection)

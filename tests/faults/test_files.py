@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 from support.embedders import Spy, spy_for
 from support.unprivileged import a_shared_folder, said_by
-from support.worlds import WORLDS, World, settled
+from support.worlds import PATIENCE, WORLDS, World, settled
 
 from mneme import (
     AsyncSemanticCache,
@@ -24,6 +26,7 @@ from mneme import (
     StoreBackendError,
     semantic_cache,
 )
+from mneme.stores._sqlite_schema import GIVES_BACK
 
 IN_EACH_WORLD = pytest.mark.parametrize("world", WORLDS, ids=str)
 
@@ -220,6 +223,43 @@ def test_an_empty_file_becomes_a_cache(world: World, tmp_path: Path) -> None:
     world.run(_open, world, tmp_path / "cache.db")
     with SemanticCache(tmp_path / "cache.db", embedder=Spy()) as cache:
         assert cache.health().healthy
+
+
+@IN_EACH_WORLD
+def test_a_file_that_was_just_begun_becomes_a_cache(world: World, tmp_path: Path) -> None:
+    """Of who was killed before its layout was written, or has not come to write it."""
+    path = tmp_path / "cache.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(GIVES_BACK)
+    assert path.stat().st_size > 0
+    world.run(_open, world, path)
+    with SemanticCache(path, embedder=Spy()) as cache:
+        assert cache.health().healthy
+
+
+def test_another_file_whose_tables_are_in_its_log(tmp_path: Path) -> None:
+    """The header of the file alone says nothing of them."""
+    path = tmp_path / "cache.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        connection.execute("CREATE TABLE theirs (precious TEXT)")
+        with pytest.raises(CorruptCacheError, match="not touched"):
+            SemanticCache(path, embedder=Spy())
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+
+
+def test_many_may_make_the_file_at_once(tmp_path: Path) -> None:
+    """One of them makes it, and the others wait for that."""
+    start = threading.Barrier(4)
+
+    def made(at: int) -> bool:
+        start.wait(PATIENCE)
+        with SemanticCache(tmp_path / f"{at}.db", embedder=Spy(), self_check=False) as cache:
+            return cache.health().healthy
+
+    with ThreadPoolExecutor(4) as pool:
+        for at in range(25):
+            assert list(pool.map(made, [at] * 4)) == [True] * 4
 
 
 def test_files_are_private(tmp_path: Path) -> None:

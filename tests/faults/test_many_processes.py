@@ -24,6 +24,8 @@ def report(*options: str) -> dict[str, Any]:
     )
     assert run.stdout, run.stderr
     told: dict[str, Any] = json.loads(run.stdout)
+    if told["wrong"]:
+        told["wrong"].append(run.stderr)
     return told
 
 
