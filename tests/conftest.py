@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 from blockbuster import BlockBuster, BlockingError
 from support import cold
-from support.profiles import PROFILES, VARIABLE, imports
+from support.profiles import PROFILES, VARIABLE, imports_of_test
 
 # (function, file name ending, functions there in which mneme may block a loop): the way to
 # excuse one place for all tests. Say why beside each.
@@ -57,7 +57,7 @@ def pytest_report_header() -> str:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     if not collection_path.match("test_*.py"):
         return None
-    if any(map(PROFILE.lacks, imports(collection_path.read_text()))):
+    if any(map(PROFILE.lacks, imports_of_test(collection_path.read_text()))):
         config.stash.setdefault(LEFT_OUT, []).append(collection_path.name)
         return True
     return None

@@ -204,6 +204,9 @@ class Keeper(_forks.Forked):
             # Not under the lock that it may need to come to an end.
             warming.end()
         self.sweeping.end()
+        if self.store.blocking:
+            # Its last step may be in the store; one in memory is nothing to wait for on a loop.
+            self.sweeping.wait()
         with self._commits:
             if self.is_closed:
                 return

@@ -63,9 +63,8 @@ class Sweeping(_forks.Forked):
             thread.join()
 
     def end(self) -> None:
-        """Stop for good, and return as `wait` does."""
+        """Stop for good, with the step that is being made; `wait` returns after that."""
         self._ends.set()
-        self.wait()
 
     def in_child(self) -> None:
         """After a fork: the thread is the parent's."""

@@ -13,6 +13,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 VARIABLE = "MNEME_TEST_PROFILE"
 
@@ -109,3 +110,16 @@ def imports(source: str, *, everywhere: bool = False) -> Iterator[str]:
             pending.extend(node.orelse)
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             pending.extend(ast.iter_child_nodes(node))
+
+
+def imports_of_test(source: str) -> Iterator[str]:
+    """What importing a test module imports, by itself and by the modules of ``support``."""
+    pending, seen = [source], set[str]()
+    while pending:
+        for name in imports(pending.pop()):
+            yield name
+            top, _, rest = name.partition(".")
+            file = Path(__file__).with_name(f"{rest.partition('.')[0]}.py")
+            if top == "support" and file.name not in seen and file.exists():
+                seen.add(file.name)
+                pending.append(file.read_text())
