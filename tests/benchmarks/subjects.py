@@ -138,7 +138,7 @@ class MnemeCache(Mneme):
 
     @property
     def default_guards(self) -> Any:
-        raise Unsupported("mneme-cache has no guards.")
+        raise Unsupported("mneme-cache has no guards")
 
     def settle(self, cache: Any) -> None:
         pass
@@ -150,7 +150,7 @@ class MnemeCache(Mneme):
 def _understood(settings: dict[str, Any]) -> dict[str, Any]:
     """`settings` without what would be the default of this repository's package."""
     if settings.pop("durability", "commit") != "commit":
-        raise Unsupported("mneme-cache has no group commits.")
+        raise Unsupported("mneme-cache has no group commits")
     if settings.pop("answers", "memory") != "memory":
         raise Unsupported("mneme-cache keeps every answer in memory")
     return settings
@@ -172,11 +172,11 @@ class GPTCache:
         return GPTCacheFace(dim, path, settings.get("similarity_threshold", 0.9))
 
     def async_cache(self, *args: Any, **settings: Any) -> Any:
-        raise Unsupported("GPTCache has no get that is awaited on its own.")
+        raise Unsupported("GPTCache has no get that is awaited on its own")
 
     def fill(self, cache: Any, texts: Sequence[str], vectors: Any, **terms: Any) -> None:
         if terms:
-            raise Unsupported("GPTCache has no namespaces.")
+            raise Unsupported("GPTCache has no namespaces")
         cache.fill(texts, vectors)
 
     def settle(self, cache: Any) -> None:

@@ -89,7 +89,7 @@ class Fill:
 
     def __init__(self, kit: Any, folder: Path, *, data: str, entries: int, how: str) -> None:
         if how == "put_many" and not kit.has_put_many:
-            raise Unsupported(f"{kit.package} has no put_many.")
+            raise Unsupported(f"{kit.package} has no put_many")
         self.kit, self.folder, self.how, self.done = kit, folder, how, 0
         corpus = Corpus.read(folder, data)
         self.dim, (self.texts, self.vectors) = corpus.dim, corpus.entries(entries)
