@@ -251,7 +251,8 @@ class SQLiteStore(_forks.Forked):
     def shrink(self) -> bool:
         """Give some pages of removed entries back to the disk; whether there are more."""
         self._flush()
-        return self._file.shrink()
+        # What was cleared takes its space until its rows are gone.
+        return self._file.sweep(anyway=True) or self._file.shrink()
 
     def compact(self) -> None:
         """Give the space of removed entries back to the disk. Others wait while it runs."""

@@ -136,6 +136,19 @@ def test_memory_lets_go_of_what_was_cleared() -> None:
         assert cache._core.live.ledger._cleared == []
 
 
+def test_the_space_of_what_was_cleared_is_given_back(tmp_path: Path) -> None:
+    """By `vacuum`, although nothing in memory has expired."""
+    path = tmp_path / "cache.db"
+    with SemanticCache(path, embedder=HashEmbedder(), self_check=False) as cache:
+        cache.put_many({f"question {n}": "an answer" * 100 for n in range(3 * CHUNK)})
+        cache.clear()
+        assert cache.vacuum() == 0
+    assert path.stat().st_size < 500_000
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM entries").fetchone() == (0,)
+        assert connection.execute("PRAGMA freelist_count").fetchone() == (0,)
+
+
 @pytest.mark.parametrize("durability", ["group", "commit"])
 def test_closing_removes_the_rest(durability: Any, tmp_path: Path) -> None:
     """Rows of what `vacuum` has forgotten are out of the closed file, and their space with them."""
