@@ -7,7 +7,7 @@ from typing import Any
 
 from support.worlds import Count, Gate
 
-from mneme.types import Store
+from mneme.types import Fetching, Store
 
 
 class Flaky:
@@ -28,6 +28,9 @@ class Flaky:
         self.release = Gate()
         self.reached = Count()
         """How often a hanging method was called."""
+        if isinstance(self.inner, Fetching):
+            # From Python 3.12 on a protocol looks for what is there, not for what can be had.
+            self.fetch = lambda asked: self.__getattr__("fetch")(asked)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.inner, name)
