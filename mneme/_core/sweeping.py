@@ -58,7 +58,9 @@ class Sweeping(_forks.Forked):
 
     def wait(self) -> None:
         """Return when nothing is being swept any more."""
-        thread = self._thread
+        with self._lock:
+            # One that is just being made has been started by then.
+            thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 

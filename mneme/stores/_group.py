@@ -146,7 +146,9 @@ class GroupCommit:
         try:
             self.flush()
         finally:
-            thread, self._thread = self._thread, None
+            with self._lock:
+                # One that is just being made has been started by then.
+                thread, self._thread = self._thread, None
             if thread is not None and thread is not threading.current_thread():
                 thread.join()
 

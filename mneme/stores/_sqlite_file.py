@@ -102,7 +102,7 @@ class SQLiteFile(_forks.Forked):
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             connection = self.connect()
             try:
-                prepare(connection, self.path)
+                prepare(connection, self.path, self._busy_timeout)
                 # A checkpoint takes as long as the disk does: not in somebody's commit.
                 connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
                 connection.execute(f"PRAGMA cache_spill = {KEPT_PAGES}").fetchall()

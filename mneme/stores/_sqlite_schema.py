@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import time
 from pathlib import Path
 
 from mneme.errors import (
@@ -32,6 +33,9 @@ SCHEMA_VERSION = 2
 
 PAGE_BYTES = 16_384
 """Of 4 KB pages an entry with a vector of 1.5 KB wastes half; of these a twentieth."""
+
+AGAIN_AFTER = 0.005
+"""Seconds between two attempts at what SQLite does not wait for."""
 
 GIVES_BACK = "PRAGMA auto_vacuum = INCREMENTAL"
 """Lays a file out so that it gives pages back bit by bit, once it is new or rewritten."""
@@ -122,8 +126,11 @@ def _is_blank(head: bytes) -> bool:
     )
 
 
-def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Give a new file its layout, an older one today's, and set the connection up."""
+def prepare(connection: sqlite3.Connection, path: Path, patience: float) -> None:
+    """
+    Give a new file its layout, an older one today's, and set the connection up; others who do
+    the same are waited for, for `patience` seconds.
+    """
     if not _version(connection):
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         # Makes the file, with one page; before a transaction, or it is too late for it.
@@ -142,8 +149,21 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     _check_version(path, version or SCHEMA_VERSION)
     if version == 1:
         _bring_forward(connection, path)
-    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    _use_wal(connection, time.monotonic() + patience)
     connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _use_wal(connection: sqlite3.Connection, until: float) -> None:
+    # Of several who go over to WAL at once SQLite refuses some, whatever its busy timeout.
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            return
+        except sqlite3.OperationalError as exc:
+            code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+            if code != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(AGAIN_AFTER)
 
 
 def bind(connection: sqlite3.Connection, path: Path, fingerprint: str, dim: int) -> None:
