@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ async def test_an_answer_is_found_before_it_is_written(s: Scene) -> None:
             await cache.put("question", said, embedding=QUESTION)
             for asked in ("question", "another"):
                 assert (await cache.get(asked, embedding=NEAR)).response == said
-        with sqlite3.connect(store.path) as file:
+        with closing(sqlite3.connect(store.path)) as file:
             assert file.execute("SELECT count(*) FROM entries").fetchone() == (0,)
         assert await cache.delete("question") == 1
         assert await cache.get("question", embedding=QUESTION) is None
