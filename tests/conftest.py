@@ -21,6 +21,8 @@ MAY_BLOCK: tuple[tuple[str, str, set[str]], ...] = (
     # Where log lines go is the application's affair; here it is pytest's own file handler.
     ("io.TextIOWrapper.write", "logging/__init__.py", {"emit"}),
     ("io.BufferedWriter.write", "logging/__init__.py", {"emit"}),
+    # What coverage notes is one dictionary for all threads.
+    ("threading.Lock.acquire", "coverage/collector.py", {"lock_data"}),
     # The guards' word lists, about 10 ms once a process, at the first question with a neighbour.
     ("io.TextIOWrapper.read", "mneme/_core/lexicon.py", {"_lines"}),
     # FastAPI asks where a route was written, once a route, while the application runs.
