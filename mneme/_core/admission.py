@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from mneme._core.entries import make_entry
 from mneme._core.freshness import as_seconds, deadlines
 from mneme._core.keys import Ask
-from mneme._core.making import maker
 from mneme._core.settings import Settings
 from mneme.codecs import check_json, dump_json
 from mneme.errors import NamespaceQuotaExceededError
 from mneme.records import Entry, Terms
 
 __all__ = ["Unkeepable", "draft"]
-
-_made = maker(Entry)
 
 
 class Unkeepable(ValueError):
@@ -59,7 +57,7 @@ def draft(
         _check_size("metadata", written, settings.max_metadata_bytes)
     window = max(terms.stale_for, terms.stale_if_error)
     expires_at, dies_at = deadlines(now, ttl, window)
-    return _made(
+    return make_entry(
         namespace=ask.namespace,
         partition=ask.partition,
         key=ask.key,

@@ -370,14 +370,14 @@ class Keeper(_forks.Forked):
             self.check_open()
             count = self._write(puts, removed)
             if puts and self._warming is not None:
-                self._have_seen(puts, self._warming)
+                self._make_known(puts, self._warming)
         if len(puts) >= MANY_PUTS:
             self._see_written()
         if self.live.buried:
             self.sweeping.begin()
         return count
 
-    def _have_seen(self, puts: Sequence[Entry], warming: Warming) -> None:
+    def _make_known(self, puts: Sequence[Entry], warming: Warming) -> None:
         """Have lookups find `puts`, which ask the store as long as memory is being filled."""
         self._see_written()
         warming.recount()

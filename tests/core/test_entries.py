@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mneme._core import entries
-from mneme._core.entries import Keeping, give_vector, with_vector
+from mneme._core.entries import Keeping, give_vector, make_entry
 from mneme.codecs import AutoCodec
 from mneme.errors import CodecError
 from mneme.records import Entry, Key, Partition, Payload
@@ -33,6 +33,11 @@ ENTRIES = st.builds(
     metadata=st.just("{}"),
     tags=st.lists(st.text()).map(tuple),
 )
+
+
+def with_vector(entry: Entry, vector: Any) -> Entry:
+    own = {field.name: getattr(entry, field.name) for field in fields(Entry)}
+    return make_entry(**{**own, "vector": vector})
 
 
 @given(ENTRIES, VECTORS)
